@@ -1,0 +1,42 @@
+"""Token attributions by raw attention, attention rollout and exact attention flow, for Transformers models.
+
+The public names are loaded on first use, so that importing the package is fast and imports no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Attribution": "attnflow_hf.attribution",
+    "Attributor": "attnflow_hf.attributor",
+    "AttnFlowError": "attnflow_hf.errors",
+    "LayerGraph": "attnflow_hf.layer_graph",
+    "Options": "attnflow_hf.options",
+    "flow": "attnflow_hf.backends",
+    "register_backend": "attnflow_hf.backends",
+    "rollout": "attnflow_hf.backends",
+}
+__all__ = ["AttnFlowError", "Attribution", "Attributor", "LayerGraph", "Options", "flow", "register_backend", "rollout"]
+
+if TYPE_CHECKING:
+    from attnflow_hf.attribution import Attribution
+    from attnflow_hf.attributor import Attributor
+    from attnflow_hf.backends import flow, register_backend, rollout
+    from attnflow_hf.errors import AttnFlowError
+    from attnflow_hf.layer_graph import LayerGraph
+    from attnflow_hf.options import Options
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*__all__, "__version__"])
