@@ -1,0 +1,323 @@
+"""Edge weights, head reduction, row normalization, residual: from attentions to a `LayerGraph`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, OptionError, check_choice, check_index
+
+HEAD_REDUCTIONS = ("max", "mean", "min")
+HeadReduction = str | int | Sequence[int]
+
+ROW_SUM_TOLERANCE = 1e-3
+"""How far a row of attentions may be from 1 in float32 or float64."""
+HALF_ROW_SUM_TOLERANCE = 2e-2
+"""The same in float16 and bfloat16, whose 8 to 11 bits round each of the many entries of a row."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGraph:
+    """A layered graph of tokens: the edge weights between each layer's output and its input.
+
+    Level 0 is the input tokens; layer `l` joins level `l + 1` (its queries) to level `l` (its keys).
+    This is the one thing that the rollout and flow backends read.
+
+    Attributes:
+        weights: float64 `[layer, query, key]`, layer 0 is the lowest, read-only. Nonnegative; finite but for the
+            diagonal, where `inf` stands for a residual edge without limit. Rows of a graph made from attentions
+            sum to 1; other graphs may have any capacities.
+
+    Raises:
+        ArrayError: Not three axes, not square, empty, NaN, negative, or infinite off the diagonal.
+
+    Example:
+        >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]]])
+        >>> graph.n_layers, graph.n_tokens, graph.is_causal
+        (1, 2, True)
+    """
+
+    weights: FloatArray
+
+    def __init__(self, weights: npt.ArrayLike) -> None:
+        """Copy, check and freeze `weights` `[layer, query, key]`."""
+        array = np.array(weights, dtype=np.float64, order="C")
+        _check_weights(array)
+        array.setflags(write=False)
+        object.__setattr__(self, "weights", array)
+
+    @classmethod
+    def from_attentions(
+        cls,
+        attentions: Sequence[Any] | npt.NDArray[np.floating],
+        *,
+        attention_mask: Any = None,
+        head_reduction: HeadReduction = "mean",
+        residual_weight: float = 0.5,
+        renormalize: bool = False,
+        batch_index: int | None = None,
+    ) -> LayerGraph:
+        """Return the layer graph `A = (1 - r) W + r I` of a model's attentions.
+
+        `W` is a layer's attention with its heads reduced, its padding cropped and its rows divided by their sums;
+        `r` is the residual weight (Abnar & Zuidema 2020, section 3: `A = 0.5 W + 0.5 I`).
+
+        Args:
+            attentions: One array or tensor a layer, `[head, query, key]` or `[batch, head, query, key]`, as in
+                `outputs.attentions`; the lowest layer first.
+            attention_mask: 1 for real tokens and 0 for padding, `[token]` or `[batch, token]`. Padding may lie
+                on either side; it is cropped before anything else.
+            head_reduction: How the heads of a layer become one: `"mean"` (the paper's), `"max"`, `"min"`,
+                the index of one head, or a list of indices whose mean is taken.
+            residual_weight: The share `r` of the residual connection, 0 (none) to 1.
+            renormalize: Accept rows that do not sum to 1 and divide them by their sums all the same.
+            batch_index: Which sample of a batch; needed when the batch has more than one.
+
+        Returns:
+            A graph of the real tokens alone, whose rows sum to 1.
+
+        Raises:
+            ArrayError: The attentions are not square, not finite, negative, or a row does not sum to 1; the
+                message names the layer and the row.
+            OptionError: An unknown head reduction, or a residual weight outside 0 to 1.
+
+        Example:
+            >>> attention = np.array([[[0.5, 0.5], [0.25, 0.75]]])  # one head
+            >>> LayerGraph.from_attentions([attention]).weights[0]
+            array([[0.75 , 0.25 ],
+                   [0.125, 0.875]])
+        """
+        layers = list(attentions)
+        if not layers:
+            raise ArrayError(
+                "got no attentions at all; load the model with attn_implementation='eager' and call it with "
+                "output_attentions=True, or let Attributor capture them"
+            )
+        reduced = []
+        for layer, attention in enumerate(layers):
+            heads, tolerance = _to_heads(attention, layer, batch_index)
+            heads = _crop(heads, _mask_of_sample(attention_mask, batch_index), layer)
+            check_probabilities(heads, layer, np.inf if renormalize else tolerance)
+            reduced.append(reduce_heads(heads, head_reduction, layer))
+        check_same_size(reduced)
+        return cls.from_weights(np.stack(reduced), residual_weight=residual_weight)
+
+    @classmethod
+    def from_weights(cls, weights: npt.NDArray[np.floating], *, residual_weight: float = 0.5) -> LayerGraph:
+        """Return the layer graph of edge weights whose heads are reduced already.
+
+        Args:
+            weights: Nonnegative `[layer, query, key]`; each row is divided by its sum.
+            residual_weight: The share of the residual connection, 0 (none) to 1.
+
+        Raises:
+            ArrayError: A row sums to zero, or the weights are not those of a layer graph.
+            OptionError: A residual weight outside 0 to 1.
+        """
+        return cls(mix_residual(normalize_rows(np.asarray(weights, dtype=np.float64)), residual_weight))
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers."""
+        return int(self.weights.shape[0])
+
+    @property
+    def n_tokens(self) -> int:
+        """The number of nodes of each level."""
+        return int(self.weights.shape[1])
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether no layer has an edge from a query to a later key."""
+        return not np.triu(self.weights, k=1).any()
+
+    def __repr__(self) -> str:
+        """Return the size in words."""
+        return f"LayerGraph({self.n_layers} layers, {self.n_tokens} tokens)"
+
+
+def check_residual_weight(residual_weight: float) -> None:
+    """Raise `OptionError` unless `residual_weight` is a number from 0 to 1."""
+    is_number = isinstance(residual_weight, (int, float)) and not isinstance(residual_weight, bool)
+    if not (is_number and 0 <= residual_weight <= 1):
+        raise OptionError(f"residual_weight must be a number from 0 to 1, got {residual_weight!r}")
+
+
+def check_head_reduction(head_reduction: HeadReduction) -> None:
+    """Raise `OptionError` unless `head_reduction` is a known name, an index or a list of indices."""
+    if isinstance(head_reduction, str):
+        check_choice("head_reduction", head_reduction, HEAD_REDUCTIONS)
+        return
+    heads = [head_reduction] if isinstance(head_reduction, (int, np.integer)) else head_reduction
+    is_list = isinstance(heads, (list, tuple)) and len(heads) > 0
+    if not is_list or any(isinstance(h, bool) or not isinstance(h, (int, np.integer)) for h in heads):
+        raise OptionError(
+            f"head_reduction must be one of {', '.join(map(repr, HEAD_REDUCTIONS))}, the index of a head or a "
+            f"list of indices, got {head_reduction!r}"
+        )
+
+
+def reduce_heads(weights: Any, head_reduction: HeadReduction, layer: int) -> Any:
+    """Return the attentions of one layer with their head axis reduced, in at least float32.
+
+    Args:
+        weights: NumPy array or torch tensor `[..., head, query, key]`.
+        head_reduction: `"mean"`, `"max"`, `"min"`, an index, or a list of indices whose mean is taken.
+        layer: For the message of an error.
+
+    Returns:
+        The same kind of array, `[..., query, key]`.
+    """
+    check_head_reduction(head_reduction)
+    if head_reduction == "max":
+        return _full_precision(weights.max(-3)[0] if hasattr(weights, "detach") else weights.max(axis=-3))
+    if head_reduction == "min":
+        return _full_precision(weights.min(-3)[0] if hasattr(weights, "detach") else weights.min(axis=-3))
+    if head_reduction != "mean":
+        indices = head_reduction if isinstance(head_reduction, (list, tuple)) else [head_reduction]
+        n_heads = weights.shape[-3]
+        weights = weights[..., [check_index(f"head (of layer {layer})", h, n_heads) for h in indices], :, :]
+    return _full_precision(weights).mean(-3)
+
+
+def normalize_rows(weights: FloatArray) -> FloatArray:
+    """Return `weights` `[layer, query, key]` with each row divided by its sum.
+
+    Raises:
+        ArrayError: A row sums to zero, or to no finite number; the message names the layer and the row.
+    """
+    sums = weights.sum(axis=-1, keepdims=True)
+    bad = ~(np.isfinite(sums) & (sums > 0))[..., 0]
+    if bad.any():
+        layer, row = (int(i) for i in np.argwhere(bad)[0])
+        raise ArrayError(f"layer {layer}, row {row} sums to {sums[layer, row, 0]}: it cannot be normalized to 1")
+    return np.asarray(weights / sums)
+
+
+def mix_residual(weights: FloatArray, residual_weight: float) -> FloatArray:
+    """Return `(1 - r) W + r I` for `weights` `W` `[layer, query, key]` and the residual weight `r`."""
+    check_residual_weight(residual_weight)
+    mixed = (1.0 - residual_weight) * weights
+    diagonal = np.arange(weights.shape[-1])
+    mixed[:, diagonal, diagonal] += residual_weight
+    return mixed
+
+
+def check_probabilities(heads: npt.NDArray[np.floating], layer: int, tolerance: float) -> None:
+    """Raise `ArrayError` unless the attentions of one layer are probabilities.
+
+    Args:
+        heads: `[head, query, key]`.
+        layer: For the message.
+        tolerance: How far a row's sum may be from 1.
+
+    Raises:
+        ArrayError: An entry is NaN, infinite or negative, or a row does not sum to 1 within the tolerance.
+    """
+    if not np.isfinite(heads).all():
+        raise ArrayError(f"the attentions of layer {layer} have NaN or infinite entries: they are not probabilities")
+    if heads.min() < 0:
+        raise ArrayError(
+            f"the attentions of layer {layer} have negative entries (lowest {heads.min():.4g}): they are not "
+            "probabilities, perhaps scores from before the softmax"
+        )
+    errors = np.abs(heads.sum(axis=-1, dtype=np.float64) - 1)
+    if errors.max() > tolerance:
+        head, row = (int(i) for i in np.unravel_index(int(errors.argmax()), errors.shape))
+        total = heads[head, row].sum(dtype=np.float64)
+        raise ArrayError(
+            f"the attentions of layer {layer}, row {row} (head {head}) sum to {total:.6g}, not to 1; check the "
+            "attention mask and that the model is in eval() state; LayerGraph.from_attentions(..., renormalize=True) "
+            "divides such rows by their sums"
+        )
+
+
+def check_same_size(layers: Sequence[npt.NDArray[np.floating]]) -> None:
+    """Raise `ArrayError` unless all layers are square and of one size."""
+    for layer, weights in enumerate(layers):
+        queries, keys = weights.shape[-2:]
+        if queries != keys:
+            raise ArrayError(
+                f"the attentions of layer {layer} are not square: {queries} queries x {keys} keys; local or pooled "
+                "attention (Longformer, Funnel, ...) does not make a layer graph"
+            )
+        if queries != layers[0].shape[-2]:
+            raise ArrayError(f"layer 0 has {layers[0].shape[-2]} tokens, but layer {layer} has {queries}")
+
+
+def _check_weights(array: FloatArray) -> None:
+    if array.ndim != 3 or array.shape[1] != array.shape[2] or 0 in array.shape:
+        raise ArrayError(
+            f"a layer graph needs weights [layer, query, key] with as many queries as keys, got {array.shape}"
+        )
+    if np.isnan(array).any():
+        raise ArrayError(f"the weights of a layer graph must not be NaN; {_first(np.isnan(array))} is")
+    if (array < 0).any():
+        raise ArrayError(
+            f"the weights of a layer graph must not be negative; {_first(array < 0)} is {array[array < 0][0]}"
+        )
+    infinite = np.isinf(array)
+    infinite[:, np.arange(array.shape[1]), np.arange(array.shape[1])] = False
+    if infinite.any():
+        raise ArrayError(f"only the diagonal of a layer graph may be infinite; {_first(infinite)} is")
+
+
+def _first(flags: BoolArray) -> str:
+    layer, query, key = (int(i) for i in np.argwhere(flags)[0])
+    return f"[layer {layer}, query {query}, key {key}]"
+
+
+def _full_precision(weights: Any) -> Any:
+    """Return `weights` in float32 if they are in a half type, else as they are."""
+    if hasattr(weights, "detach"):
+        return weights.float() if weights.element_size() < 4 else weights
+    return weights.astype(np.float32) if weights.dtype.itemsize < 4 else weights
+
+
+def _to_heads(attention: Any, layer: int, batch_index: int | None) -> tuple[npt.NDArray[np.floating], float]:
+    """Return one sample's attentions of a layer as `[head, query, key]`, and the tolerance that fits their type."""
+    is_tensor = hasattr(attention, "detach")
+    full = _full_precision(attention.detach() if is_tensor else np.asarray(attention))
+    size = attention.element_size() if is_tensor else np.asarray(attention).dtype.itemsize
+    heads = full.cpu().numpy() if is_tensor else full
+    if heads.ndim == 4:
+        heads = heads[_sample_index(heads.shape[0], batch_index)]
+    if heads.ndim != 3 or 0 in heads.shape:
+        raise ArrayError(f"the attentions of layer {layer} must be [head, query, key], got {tuple(attention.shape)}")
+    check_same_size([heads])
+    return heads, HALF_ROW_SUM_TOLERANCE if size < 4 else ROW_SUM_TOLERANCE
+
+
+def _sample_index(batch_size: int, batch_index: int | None) -> int:
+    if batch_index is None and batch_size != 1:
+        raise ArrayError(f"the attentions hold a batch of {batch_size} samples; choose one with batch_index=")
+    return check_index("batch_index", 0 if batch_index is None else batch_index, batch_size)
+
+
+def _mask_of_sample(attention_mask: Any, batch_index: int | None) -> BoolArray | None:
+    if attention_mask is None:
+        return None
+    mask = np.asarray(attention_mask.detach().cpu() if hasattr(attention_mask, "detach") else attention_mask)
+    if mask.ndim == 2:
+        mask = mask[_sample_index(mask.shape[0], batch_index)]
+    if mask.ndim != 1:
+        raise ArrayError(f"attention_mask must be [token] or [batch, token], got {mask.shape}")
+    return mask.astype(bool)
+
+
+def _crop(heads: npt.NDArray[np.floating], mask: BoolArray | None, layer: int) -> npt.NDArray[np.floating]:
+    """Return `heads` `[head, query, key]` without the rows and columns of padding."""
+    if mask is None:
+        return heads
+    if mask.shape[0] != heads.shape[-1]:
+        raise ArrayError(
+            f"attention_mask has {mask.shape[0]} tokens, the attentions of layer {layer} {heads.shape[-1]}"
+        )
+    if not mask.any():
+        raise ArrayError("attention_mask marks every token as padding: there is nothing to explain")
+    return heads[:, mask][:, :, mask]
