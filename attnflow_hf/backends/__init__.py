@@ -1,0 +1,181 @@
+"""The table of backends: which methods there are, which backends compute each, and which one `auto` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Literal
+
+import numpy as np
+
+from attnflow_hf.errors import FloatArray, IntArray, OptionError, check_choice, check_index
+from attnflow_hf.layer_graph import LayerGraph
+
+Backend = Callable[[LayerGraph, IntArray, IntArray], FloatArray]
+"""`(graph, layers, output_positions)` to unnormalized values `[layer, position, token]`, float64."""
+
+_BACKENDS: dict[tuple[str, str], str | Backend] = {
+    ("raw", "numpy"): "attnflow_hf.backends.rollout_numpy:raw",
+    ("rollout", "numpy"): "attnflow_hf.backends.rollout_numpy:rollout",
+    ("flow", "networkx"): "attnflow_hf.backends.flow_networkx:flow",
+    ("flow", "numba"): "attnflow_hf.backends.flow_numba:flow",
+}
+METHODS = ("raw", "rollout", "flow")
+
+NETWORKX_MAX_WORK = 4_000
+"""Up to so many (pairs x edges) the networkx backend needs some 20 ms, less than it takes to load compiled code."""
+
+
+def rollout(
+    graph: LayerGraph,
+    *,
+    output_positions: Sequence[int] | int | None = None,
+    layer: int | Literal["all"] = -1,
+    backend: str = "auto",
+) -> FloatArray:
+    """Return the attention rollout of a layer graph.
+
+    Rollout is the product of the layers from the explained one down, `A_l A_(l-1) ... A_0`: the sum over all
+    paths of the products of their edge weights (Abnar & Zuidema 2020, eq. 1).
+
+    Args:
+        graph: Finite edge weights.
+        output_positions: The rows wanted: an index, a list of indices (negative ones count from the end), or
+            `None` for every position.
+        layer: The explained layer; negative counts from the last; `"all"` for every layer.
+        backend: `"auto"` or `"numpy"`.
+
+    Returns:
+        Unnormalized values, float64 `[position, token]`, or `[layer, position, token]` with `layer="all"`.
+
+    Raises:
+        PositionError: A position or the layer is out of range.
+        OptionError: An unknown backend.
+        ArrayError: The graph has unlimited edges.
+
+    Example:
+        >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]])
+        >>> rollout(graph, output_positions=[1])
+        array([[0.75, 0.25]])
+    """
+    return _select("rollout", graph, output_positions, layer, backend)
+
+
+def flow(
+    graph: LayerGraph,
+    *,
+    output_positions: Sequence[int] | int | None = None,
+    layer: int | Literal["all"] = -1,
+    backend: str = "auto",
+) -> FloatArray:
+    """Return the attention flow of a layer graph: one exact maximum flow for each (output position, input token).
+
+    The source is the node of the output position on top of the explained layer, the sink an input token, the
+    capacities are the edge weights (Abnar & Zuidema 2020, section 3). By the max-flow min-cut theorem each value
+    is also the least total weight of edges whose removal would part the two.
+
+    Args:
+        graph: Any nonnegative edge weights; `inf` on the diagonal is an edge without limit.
+        output_positions: The rows wanted: an index, a list of indices (negative ones count from the end), or
+            `None` for every position (as many times the work).
+        layer: The explained layer; negative counts from the last; `"all"` for every layer.
+        backend: `"numba"` (compiled, fast), `"networkx"` (the readable reference, slow), or `"auto"`: networkx
+            for the smallest graphs, numba for all others. They agree to 1e-9.
+
+    Returns:
+        Unnormalized values, float64 `[position, token]`, or `[layer, position, token]` with `layer="all"`;
+        0 where no path leads, `inf` where a path without limit does.
+
+    Raises:
+        PositionError: A position or the layer is out of range.
+        OptionError: An unknown backend.
+
+    Example:
+        >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]])
+        >>> flow(graph, output_positions=[1])
+        array([[1. , 0.5]])
+    """
+    return _select("flow", graph, output_positions, layer, backend)
+
+
+def register_backend(method: str, name: str, backend: Backend) -> None:
+    """Add a backend to the table.
+
+    A backend is a function `(graph, layers, output_positions)` that returns unnormalized values, float64
+    `[layer, position, token]`; `layers` and `output_positions` are int64 arrays of checked indices. It must give
+    the method's numbers: only the speed is its own.
+
+    Args:
+        method: `"raw"`, `"rollout"` or `"flow"`.
+        name: What users will pass as `backend=`.
+        backend: The function.
+
+    Raises:
+        OptionError: An unknown method, or a name that is taken.
+
+    Example:
+        >>> def mine(graph, layers, output_positions): ...
+        >>> register_backend("flow", "mine", mine)  # doctest: +SKIP
+    """
+    check_choice("method", method, METHODS)
+    if name == "auto" or (method, name) in _BACKENDS:
+        raise OptionError(f"there is a backend {name!r} for {method} already; choose another name")
+    _BACKENDS[method, name] = backend
+
+
+def backend_names(method: str) -> list[str]:
+    """Return the names of a method's backends, those of `register_backend` included."""
+    return [name for known, name in _BACKENDS if known == method]
+
+
+def choose_backend(method: str, backend: str, work: int) -> str:
+    """Return the name of the backend that will run.
+
+    Args:
+        method: `"raw"`, `"rollout"` or `"flow"`.
+        backend: A name, or `"auto"`.
+        work: Pairs of (output position, input token) wanted times edges of their graph, summed over all graphs.
+
+    Raises:
+        OptionError: An unknown method or backend.
+    """
+    check_choice("method", method, METHODS)
+    check_choice(f"backend of {method}", backend, ["auto", *backend_names(method)])
+    if backend != "auto":
+        return backend
+    if method != "flow":
+        return "numpy"
+    return "networkx" if work <= NETWORKX_MAX_WORK else "numba"
+
+
+def compute(
+    method: str, backend: str, graph: LayerGraph, layers: Sequence[int], positions: Sequence[int]
+) -> FloatArray:
+    """Return a method's unnormalized values, float64 `[layer, position, token]`, by the named backend."""
+    function = _BACKENDS[method, backend]
+    if isinstance(function, str):
+        module, name = function.split(":")
+        function = _BACKENDS[method, backend] = getattr(import_module(module), name)
+    return function(graph, np.asarray(layers, dtype=np.int64), np.asarray(positions, dtype=np.int64))
+
+
+def select_layers(layer: int | Literal["all"], n_layers: int) -> list[int]:
+    """Return the indices that `layer` stands for: one, or every one for `"all"`."""
+    return list(range(n_layers)) if layer == "all" else [check_index("layer", layer, n_layers)]
+
+
+def _select(
+    method: str,
+    graph: LayerGraph,
+    output_positions: Sequence[int] | int | None,
+    layer: int | Literal["all"],
+    backend: str,
+) -> FloatArray:
+    n = graph.n_tokens
+    wanted = range(n) if output_positions is None else output_positions
+    indices = [wanted] if isinstance(wanted, (int, np.integer)) else wanted
+    positions = [check_index("output position", position, n) for position in indices]
+    layers = select_layers(layer, graph.n_layers)
+    chosen = choose_backend(method, backend, len(layers) * len(positions) * n * graph.weights.size)
+    values = compute(method, chosen, graph, layers, positions)
+    return values if layer == "all" else values[0]
