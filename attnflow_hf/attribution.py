@@ -1,0 +1,288 @@
+"""`Attribution`: scores aligned with the tokens of a text; to words, to dict, save, load, show."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from attnflow_hf import html, terminal
+from attnflow_hf.errors import (
+    ArrayError,
+    FileFormatError,
+    FloatArray,
+    IntArray,
+    OptionError,
+    check_choice,
+    check_finite,
+)
+from attnflow_hf.prediction import Prediction
+from attnflow_hf.storage import read_token_field, to_plain, write_text
+from attnflow_hf.tokens import Tokens, Word
+
+NORMALIZATIONS = ("max", "none", "sum")
+SPECIAL_TOKENS = ("drop", "keep", "zero")
+_FORMAT, _VERSION = "attnflow_hf.Attribution", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """How much each input token gave to an output position, by one method.
+
+    Attributes:
+        alignment: The tokens; their fields are here too (`tokens`, `input_ids`, `offsets`, ...).
+        scores: float64 `[token]`; with `output_position="all"` `[position, token]`; with `layer="all"` one more axis
+            in front. Aligned with `tokens`, read-only.
+        method: `"raw"`, `"rollout"` or `"flow"`.
+        backend: Which backend computed it.
+        output_position: The explained position, as an index of the tokenizer's output without padding; or `"mean"`
+            or `"all"`.
+        layer: The explained layer, 0 is the lowest; or `"all"`.
+        head_reduction: How the heads became one.
+        residual_weight: The share of the residual connection; 0 for raw attention.
+        normalize: `"sum"`, `"max"` or `"none"`.
+        special_tokens: `"keep"`, `"zero"` or `"drop"`.
+        prediction: What the model's head says (about the output position, for one that speaks of each position), or
+            `None` where it says nothing.
+        model_name: The model's name or class.
+        notes: What a reader must know: that the text was truncated, that there are no offsets.
+
+    Raises:
+        ArrayError: The scores do not fit the tokens, are not finite or negative.
+    """
+
+    alignment: Tokens
+    scores: FloatArray
+    method: str
+    backend: str
+    output_position: int | Literal["mean", "all"]
+    layer: int | Literal["all"]
+    head_reduction: str | int | tuple[int, ...] = "mean"
+    residual_weight: float = 0.5
+    normalize: str = "sum"
+    special_tokens: str = "keep"
+    prediction: Prediction | None = None
+    model_name: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the scores fit the tokens; copy and freeze them."""
+        object.__setattr__(self, "scores", np.array(self.scores, dtype=np.float64, order="C"))
+        n = len(self.alignment)
+        axes = 1 + (self.output_position == "all") + (self.layer == "all")
+        square = self.output_position == "all"
+        if self.scores.ndim != axes or self.scores.shape[-1] != n or (square and self.scores.shape[-2] != n):
+            raise ArrayError(f"scores of shape {self.scores.shape} do not fit {n} tokens with {axes} axes")
+        check_finite("scores", self.scores)
+        if (self.scores < 0).any():
+            raise ArrayError(f"scores must not be negative, lowest is {self.scores.min()}")
+        self.scores.setflags(write=False)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokenizer's strings, `[token]`."""
+        return self.alignment.tokens
+
+    @property
+    def input_ids(self) -> IntArray:
+        """The token ids, int64 `[token]`."""
+        return self.alignment.input_ids
+
+    @property
+    def offsets(self) -> IntArray | None:
+        """Character offsets, int64 `[token, 2]`, or `None` where the tokenizer cannot tell."""
+        return self.alignment.offsets
+
+    @property
+    def word_ids(self) -> tuple[int | None, ...] | None:
+        """The tokenizer's word of each token, or `None` where it cannot tell."""
+        return self.alignment.word_ids
+
+    @property
+    def sequence_ids(self) -> tuple[int | None, ...] | None:
+        """Which text of a pair each token comes from, or `None` where the tokenizer cannot tell."""
+        return self.alignment.sequence_ids
+
+    @property
+    def special_tokens_mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which tokens the tokenizer added, bool `[token]`."""
+        return self.alignment.special_tokens_mask
+
+    @property
+    def positions(self) -> IntArray:
+        """Where each token stood in the tokenizer's output, int64 `[token]`: gaps where tokens were dropped."""
+        return self.alignment.positions
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text, or the two of a pair; empty where it is not known."""
+        return self.alignment.texts
+
+    def to_words(self, split: str = "auto") -> WordAttribution:
+        """Return the scores summed over the tokens of each word; nothing is lost.
+
+        Args:
+            split: `"whitespace"`, `"tokenizer"` or `"auto"`; see `Tokens.words`.
+
+        Raises:
+            TokenizerError: The tokenizer tells neither offsets nor word ids.
+
+        Example:
+            >>> a.to_words().words  # doctest: +SKIP
+            ('[CLS]', 'the', 'key', 'to', 'the', 'cabinets')
+        """
+        words = self.alignment.words(split)
+        scores = [self.scores[..., list(word.token_indices)].sum(axis=-1) for word in words]
+        return WordAttribution(words, np.stack(scores, axis=-1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain Python values, ready for JSON; `from_dict` gives the same object back."""
+        alignment = {field.name: to_plain(getattr(self.alignment, field.name)) for field in fields(Tokens)}
+        own = {field.name: to_plain(getattr(self, field.name)) for field in fields(self) if field.name != "alignment"}
+        return {"format": _FORMAT, "version": _VERSION, **own, **alignment}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Attribution:
+        """Return the attribution that `to_dict` made `values` of.
+
+        Raises:
+            FileFormatError: These are not the values of an attribution, or of a newer version.
+        """
+        if not isinstance(values, dict) or values.get("format") != _FORMAT:
+            raise FileFormatError(f"this is no saved attribution: its format is not {_FORMAT!r}")
+        if values.get("version") != _VERSION:
+            raise FileFormatError(f"this attribution has version {values.get('version')!r}; only {_VERSION} is known")
+        try:
+            alignment = Tokens(**{field.name: read_token_field(field.name, values) for field in fields(Tokens)})
+            own = {field.name: values[field.name] for field in fields(cls) if field.name != "alignment"}
+            own["scores"] = np.array(own["scores"], dtype=np.float64)
+            own["notes"] = tuple(own["notes"])
+            own["prediction"] = None if own["prediction"] is None else Prediction(**own["prediction"])
+            if isinstance(own["head_reduction"], list):
+                own["head_reduction"] = tuple(own["head_reduction"])
+            return cls(alignment=alignment, **own)
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise FileFormatError(f"this saved attribution is damaged: {error!r}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the attribution to a JSON file; the file appears whole or not at all.
+
+        Args:
+            path: The file; it is replaced if it is there.
+        """
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        write_text(Path(path), text + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attribution:
+        """Return the attribution that `save` wrote, equal to the last bit.
+
+        Raises:
+            FileFormatError: The file is not one that `save` wrote.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FileFormatError(f"{os.fspath(path)!r} is not a JSON file: {error}") from error
+        return cls.from_dict(values)
+
+    @property
+    def position_name(self) -> str:
+        """The output position with its token, for display."""
+        if isinstance(self.output_position, str):
+            return self.output_position
+        found = np.flatnonzero(self.positions == self.output_position)
+        return f"{self.output_position}" + (f" ({self.tokens[found[0]]})" if len(found) else "")
+
+    def summary(self) -> str:
+        """Return one line that says what was explained, and how."""
+        what = f"{self.method}, layer {self.layer}, output position {self.position_name}"
+        return f"{what}; {self.prediction.describe()}" if self.prediction else what
+
+    def show(self, *, words: bool = False) -> None:
+        """Print a table of tokens, scores and bars.
+
+        Args:
+            words: Sum the tokens of each word.
+
+        Raises:
+            OptionError: The scores have more than one row (`output_position="all"` or `layer="all"`).
+        """
+        labels, scores = self.rows(words=words)
+        notes = "\n".join(self.notes)
+        print(terminal.render_table(labels, {self.method: scores}, title=self.summary(), notes=notes), end="")
+
+    def rows(self, *, words: bool = False) -> tuple[tuple[str, ...], FloatArray]:
+        """Return the labels and scores of a table: tokens, or words.
+
+        Raises:
+            OptionError: The scores have more than one row.
+        """
+        if self.scores.ndim > 1:
+            raise OptionError("a table shows one output position and one layer; choose them instead of 'all'")
+        if not words:
+            return self.alignment.pieces, self.scores
+        summed = self.to_words()
+        return summed.words, summed.scores
+
+    def to_html_part(self, *, words: bool = False) -> str:
+        """Return a line of colored tokens or words, an HTML fragment for `html.render_page`.
+
+        Raises:
+            OptionError: The scores have more than one row.
+        """
+        labels, scores = self.rows(words=words)
+        if words:
+            special = [word.is_special for word in self.to_words().parts]
+        else:
+            labels, special = self.alignment.pieces, list(self.special_tokens_mask)
+        return html.render_tokens(labels, scores, heading=self.summary(), special_tokens_mask=special)
+
+    def _repr_html_(self) -> str:
+        if self.scores.ndim > 1:
+            return html.render_fragment([html.render_heading(repr(self))])
+        return html.render_fragment([self.to_html_part()])
+
+    def __repr__(self) -> str:
+        """Return a line with the tokens and their scores, or the shape of the scores."""
+        shape = f"scores {list(self.scores.shape)}"
+        if self.scores.ndim == 1:
+            shape = " ".join(f"{token}:{score:.3f}" for token, score in zip(self.tokens, self.scores, strict=True))
+        return f"Attribution({self.method}, {shape})"
+
+
+@dataclass(frozen=True, eq=False)
+class WordAttribution:
+    """Scores summed over words.
+
+    Attributes:
+        parts: The words, with their tokens and character offsets.
+        scores: float64 `[..., word]`; the axes in front are those of the attribution.
+    """
+
+    parts: tuple[Word, ...]
+    scores: FloatArray
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words as they stand in the text."""
+        return tuple(part.text for part in self.parts)
+
+
+def normalize_scores(scores: FloatArray, normalize: str) -> FloatArray:
+    """Return `scores` `[..., token]` with each row divided by its sum or its maximum, or as they are.
+
+    A row of zeros stays one.
+
+    Raises:
+        OptionError: An unknown normalization.
+    """
+    check_choice("normalize", normalize, NORMALIZATIONS)
+    if normalize == "none":
+        return scores
+    totals: FloatArray = getattr(scores, normalize)(axis=-1, keepdims=True)
+    return np.divide(scores, totals, out=np.zeros_like(scores), where=totals > 0)

@@ -1,0 +1,101 @@
+"""`Prediction`: what a model's head says, in words and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attnflow_hf.errors import FloatArray, IntArray, check_finite
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model's head says.
+
+    Attributes:
+        label: The class label, or the token for a language model.
+        index: The class index, or the token id.
+        probability: From 0 to 1; `None` for a regression head, which has none.
+        output: The raw output of the head: a logit, or the value of a regression.
+
+    Raises:
+        ArrayError: The output is NaN or infinite.
+    """
+
+    label: str
+    index: int
+    probability: float | None
+    output: float
+
+    def __post_init__(self) -> None:
+        """Check that the head gave a number."""
+        check_finite("the model's output", np.array([self.output], dtype=np.float64))
+
+    def describe(self) -> str:
+        """Return the prediction in a few words."""
+        if self.probability is None:
+            return f"prediction {self.label} = {self.output:.4g}"
+        return f"prediction {self.label!r} (probability {self.probability:.3f})"
+
+
+def predict(
+    model: Any, tokenizer: Any, logits: FloatArray | None, input_ids: IntArray, position: int | str
+) -> Prediction | None:
+    """Return what the model says of a text, or of its output position where the head speaks of each position.
+
+    Args:
+        model: The model, for its labels and the kind of its head.
+        tokenizer: Gives names to the tokens that a language model predicts; or `None`.
+        logits: `[label]`, or `[token, label]`, or `None` where the model has no head.
+        input_ids: `[token]`.
+        position: The output position; a head of each position says nothing of `"mean"` or `"all"`.
+
+    Returns:
+        The prediction; `None` where there is none to be made. A masked language model speaks of its masks alone.
+    """
+    if logits is None:
+        return None
+    name = type(model).__name__
+    if name.endswith("ForPreTraining"):  # a discriminator's score for each token, no labels
+        return None
+    if logits.ndim == 1:
+        return _predict_label(model, logits)
+    if isinstance(position, str):
+        return None
+    if name.endswith("ForTokenClassification"):
+        return _predict_label(model, logits[position])
+    is_mask = tokenizer is not None and input_ids[position] == tokenizer.mask_token_id
+    if name.endswith("ForMaskedLM") and not is_mask:
+        return None
+    best = int(logits[position].argmax())
+    return Prediction(
+        _token_name(tokenizer, best), best, float(_softmax(logits[position])[best]), float(logits[position][best])
+    )
+
+
+def _predict_label(model: Any, logits: FloatArray) -> Prediction:
+    best = int(logits.argmax())
+    label = str((model.config.id2label or {}).get(best, f"LABEL_{best}"))
+    output = float(logits[best])
+    if model.config.problem_type == "regression" or (len(logits) == 1 and model.config.problem_type is None):
+        return Prediction(label, best, None, output)
+    if model.config.problem_type == "multi_label_classification":
+        return Prediction(label, best, float(np.exp(-np.logaddexp(0, -output))), output)
+    return Prediction(label, best, float(_softmax(logits)[best]), output)
+
+
+def _token_name(tokenizer: Any, token_id: int) -> str:
+    if tokenizer is None:
+        return str(token_id)
+    text = str(tokenizer.decode([token_id]))
+    if text.strip():
+        return text
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    return str(token_id if token is None else token)
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    shares = np.exp(logits - logits.max())
+    return np.asarray(shares / shares.sum())
