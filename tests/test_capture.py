@@ -1,0 +1,248 @@
+import copy
+import threading
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import BERT, GPT2, LLAMA, bert, gpt2, llama, make
+
+from attnflow_hf.capture import borrowed, capture, is_causal, max_positions
+from attnflow_hf.errors import CaptureError
+
+IDS = torch.tensor([[2, 5, 6, 7, 5, 9, 3], [2, 5, 6, 3, 0, 0, 0]])
+INPUTS = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
+BART = {"d_model": 32, "encoder_layers": 3, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+BART |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "decoder_start_token_id": 0}
+
+
+def state_of(model):
+    """Everything that a capture could leave behind."""
+    return {
+        "implementation": [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")],
+        "config": model.config.to_dict(),
+        "training": [m.training for m in model.modules()],
+        "hooks": [len(m._forward_hooks) for m in model.modules()],
+        "flags": ["_output_capturing_hooks_installed" in m.__dict__ for m in model.modules()],
+        "gradients": [(p.requires_grad, p.grad) for p in model.parameters()],
+        "random": torch.get_rng_state().tolist(),
+        "grad_mode": torch.is_grad_enabled(),
+    }
+
+
+def bart(**options):
+    return make("BartConfig", "BartForConditionalGeneration", **BART, **options)
+
+
+@pytest.fixture(params=[bert, gpt2, llama, bart])
+def build(request):
+    return request.param
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_attentions_are_those_of_plain_eager(build, implementation):
+    captured = capture(build(attn_implementation=implementation), INPUTS)
+    eager = build(attn_implementation="eager")
+    runner = eager.get_encoder() if eager.config.is_encoder_decoder else eager
+    with torch.no_grad():
+        plain = runner(**INPUTS, output_attentions=True).attentions
+    assert len(captured.attentions) == len(plain) == 3
+    for got, wanted in zip(captured.attentions, plain, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_model_comes_back_as_it_came(build, train):
+    model = build().train(train)
+    next(model.modules()).eval()  # a mixed state must survive too
+    before = state_of(model)
+    capture(model, INPUTS)
+    assert state_of(model) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_model_comes_back_after_an_exception(build, error):
+    model = build().train()
+
+    def fail(*_):
+        raise error("in the midst")
+
+    module = model.get_encoder() if model.config.is_encoder_decoder else model
+    list(module.modules())[-1].register_forward_hook(fail)
+    before = state_of(model)
+    with pytest.raises(error, match="in the midst"):
+        capture(model, INPUTS)
+    assert state_of(model) == before
+
+
+def test_users_own_hooks_stay():
+    model, calls = bert(), []
+    model.bert.register_forward_hook(lambda *_: calls.append(1))
+    capture(model, INPUTS)
+    model(**INPUTS)
+    assert len(calls) == 2
+
+
+def test_model_can_still_be_copied_and_hashed_after_a_capture(tmp_path):
+    model = bert()
+    capture(model, INPUTS)
+    torch.save(model, tmp_path / "model.pt")  # fails while Transformers' recording hooks are installed
+    copy.deepcopy(model)
+    model.save_pretrained(tmp_path)
+
+
+def test_train_state_gives_the_attentions_of_eval():
+    wanted = capture(bert(), INPUTS).attentions
+    got = capture(bert(attention_probs_dropout_prob=0.5).train(), INPUTS).attentions
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-7)
+
+
+def test_two_models_of_one_config_object_are_both_given_back():
+    first = bert()
+    second = type(first)(first.config).eval()
+    capture(first, INPUTS)
+    assert second.config._attn_implementation == "sdpa"
+
+
+def test_captures_in_threads_do_not_mix():
+    models = [bert(), gpt2()]
+    wanted = [capture(model, INPUTS).attentions for model in models]
+    failures = []
+
+    def work(index):
+        for _ in range(5):
+            got = capture(models[index], INPUTS).attentions
+            failures.extend(not torch.equal(a, b) for a, b in zip(got, wanted[index], strict=True))
+
+    threads = [threading.Thread(target=work, args=(i % 2,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failures) == 6 * 5 * 3
+    assert not any(failures)
+
+
+def test_attentions_carry_no_gradient_and_no_cache():
+    captured = capture(llama(), INPUTS)
+    assert not any(attention.requires_grad for attention in captured.attentions)
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "options", "message"),
+    [
+        ("LongformerConfig", "LongformerModel", BERT | {"attention_window": 4}, r"\(2, 4, 7, 5\) in layer 0"),
+        (
+            "FunnelConfig",
+            "FunnelModel",
+            {"block_sizes": [1, 1, 1], "num_decoder_layers": 1, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48},
+            r"\(2, 4, 4, 7\) in layer 1",
+        ),
+        (
+            "FNetConfig",
+            "FNetForSequenceClassification",
+            {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48},
+            "FNetForSequenceClassification gave no attentions",
+        ),
+        ("MambaConfig", "MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2}, "gave no attentions"),
+        (
+            "JambaConfig",
+            "JambaForCausalLM",
+            LLAMA | {"use_mamba_kernels": False, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2},
+            "has 3 layers but gave attentions of 1",
+        ),
+        (
+            "FalconConfig",
+            "FalconForCausalLM",
+            {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "attn_implementation": "sdpa"},
+            r"load it again with\s+from_pretrained\(..., attn_implementation='eager'\)",
+        ),
+    ],
+)
+def test_models_that_cannot_be_captured_are_refused_and_given_back(config, model, options, message):
+    refused = make(config, model, **options)
+    before = state_of(refused)
+    with pytest.raises(CaptureError, match=message):
+        capture(refused, INPUTS)
+    assert state_of(refused) == before
+
+
+def test_a_causal_model_that_looks_ahead_is_refused(monkeypatch):
+    model = gpt2()
+    plain = type(model).forward
+
+    def looks_ahead(self, *args, **kwargs):
+        outputs = plain(self, *args, **kwargs)
+        outputs["attentions"] = tuple(torch.full_like(a, 1 / a.shape[-1]) for a in outputs["attentions"])
+        return outputs
+
+    monkeypatch.setattr(type(model), "forward", looks_ahead)
+    monkeypatch.setattr("attnflow_hf.capture.signature", lambda _: __import__("inspect").signature(plain))
+    with pytest.raises(CaptureError, match="layer 0 of GPT2LMHeadModel attends to later tokens"):
+        capture(model, INPUTS)
+
+
+def test_wrong_number_of_layers_is_refused():
+    model = bert()
+    model.config.num_hidden_layers = 5
+    with pytest.raises(CaptureError, match="has 5 layers but gave attentions of 3"):
+        capture(model, INPUTS)
+
+
+@pytest.mark.parametrize(("model", "causal"), [(bert, False), (gpt2, True), (llama, True)])
+def test_is_causal(model, causal):
+    assert is_causal(model()) is causal
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "options", "limit"),
+    [
+        ("BertConfig", "BertModel", BERT | {"max_position_embeddings": 40}, 40),
+        ("GPT2Config", "GPT2Model", GPT2 | {"n_positions": 40}, 40),
+        ("LlamaConfig", "LlamaModel", LLAMA | {"max_position_embeddings": 40}, 40),
+        ("RobertaConfig", "RobertaModel", BERT | {"max_position_embeddings": 42, "pad_token_id": 1}, 40),
+        ("T5Config", "T5ForConditionalGeneration", T5, None),
+        (
+            "OPTConfig",
+            "OPTModel",
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+                "ffn_dim": 48,
+                "word_embed_proj_dim": 32,
+            }
+            | {"max_position_embeddings": 40},
+            40,
+        ),
+    ],
+)
+def test_max_positions_is_the_longest_text_that_runs(config, model, options, limit):
+    built = make(config, model, **options)
+    assert max_positions(built) == limit
+    ids = torch.full((1, limit or 100), 7)
+    runner = built.get_encoder() if built.config.is_encoder_decoder else built
+    runner(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def test_borrowed_restores_the_random_state_after_draws():
+    model = bert()
+    before = torch.get_rng_state()
+    with borrowed(model):
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_models_can_be_captured(dtype):
+    captured = capture(bert().to(dtype), INPUTS)
+    assert captured.attentions[0].dtype == dtype
+    np.testing.assert_allclose(captured.attentions[0].float().sum(-1), 1, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_capture_on_a_gpu_agrees_with_the_cpu():
+    wanted = capture(bert(), INPUTS).attentions
+    got = capture(bert().cuda(), {name: value.cuda() for name, value in INPUTS.items()}).attentions
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-5)
