@@ -42,10 +42,6 @@ class FileFormatError(AttnFlowError, ValueError):
     """A file is not what it should be."""
 
 
-class MissingExtraError(AttnFlowError, ImportError):
-    """An optional library is not installed."""
-
-
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise `OptionError` unless `value` is one of `choices`.
 

@@ -1,0 +1,37 @@
+"""`Options`: how attributions are made, checked before a model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from attnflow_hf.attentions import HeadReduction, check_head_reduction
+from attnflow_hf.attribution import NORMALIZATIONS, SPECIAL_TOKENS
+from attnflow_hf.errors import check_choice
+from attnflow_hf.layer_graph import check_residual_weight
+
+OutputPosition = int | Literal["auto", "mean", "all"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How attributions are made; the defaults are the paper's. `Attributor.__call__` explains each option."""
+
+    backend: str = "auto"
+    layer: int | Literal["all"] = -1
+    output_position: OutputPosition = "auto"
+    head_reduction: HeadReduction = "mean"
+    residual_weight: float = 0.5
+    normalize: str = "sum"
+    special_tokens: str = "keep"
+
+    def __post_init__(self) -> None:
+        """Check all that can be checked without a model."""
+        if isinstance(self.layer, str):
+            check_choice("layer", self.layer, ["all"])
+        if isinstance(self.output_position, str):
+            check_choice("output_position", self.output_position, ["all", "auto", "mean"])
+        check_choice("normalize", self.normalize, NORMALIZATIONS)
+        check_choice("special_tokens", self.special_tokens, SPECIAL_TOKENS)
+        check_head_reduction(self.head_reduction)
+        check_residual_weight(self.residual_weight)
