@@ -1,0 +1,166 @@
+"""The `attnflow` command: arguments to calls; prints; exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import attnflow_hf
+from attnflow_hf.errors import AttnFlowError
+
+if TYPE_CHECKING:
+    from attnflow_hf.attribution import Attribution
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(attnflow_hf.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Token attributions by raw attention, attention rollout and attention flow, for Transformers models."""
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="The text; - reads it from standard input.")],
+    model: Annotated[
+        str | None, typer.Option(help="A hub name or a folder. Default: the embedded verb-number model.")
+    ] = None,
+    method: Annotated[
+        Literal["raw", "rollout", "flow", "all"], typer.Option(help="One method, or all side by side.")
+    ] = "all",
+    layer: Annotated[int, typer.Option(help="The explained layer: 0 is the lowest, -1 the last.")] = -1,
+    output_position: Annotated[
+        str, typer.Option(help="An index (negative from the end), 'mean', or 'auto': [CLS] or the last token.")
+    ] = "auto",
+    words: Annotated[bool, typer.Option("--words", help="Sum the tokens of each word (table and html).")] = False,
+    format: Annotated[Literal["table", "json", "html"], typer.Option(help="How the result is given.")] = "table",
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+    head_reduction: Annotated[Literal["mean", "max", "min"], typer.Option(help="How the heads become one.")] = "mean",
+    residual_weight: Annotated[float, typer.Option(min=0, max=1, help="The share of the residual connection.")] = 0.5,
+    normalize: Annotated[
+        Literal["sum", "max", "none"], typer.Option(help="Divide scores by their sum, their maximum, or not.")
+    ] = "sum",
+    special_tokens: Annotated[
+        Literal["keep", "zero", "drop"], typer.Option(help="Keep special tokens, zero their scores, or drop them.")
+    ] = "keep",
+    backend: Annotated[str, typer.Option(help="'auto', or a backend of flow or rollout, for speed alone.")] = "auto",
+    truncation: Annotated[bool, typer.Option("--truncation", help="Cut a text that is too long.")] = False,
+) -> None:
+    """Print which input tokens an output position of the model drew on.
+
+    Example: attnflow explain "the key to the cabinets"
+    """
+    position = _parse_position(output_position)
+    from attnflow_hf.attributor import Attributor
+    from attnflow_hf.backends import METHODS
+    from attnflow_hf.options import Options
+
+    options = Options(
+        backend=backend,
+        layer=layer,
+        output_position=position,
+        head_reduction=head_reduction,
+        residual_weight=residual_weight,
+        normalize=normalize,
+        special_tokens=special_tokens,
+    )
+    _quiet_transformers()
+    try:
+        attributor = Attributor.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise OSError(f"cannot load the model {model!r}: {_first_line(error)}") from error
+    content = sys.stdin.read().strip() if text == "-" else text
+    methods = METHODS if method == "all" else (method,)
+    found = attributor.compare(content, methods=methods, options=options, truncation=truncation)
+    content = _RENDERERS[format](list(found.values()), words, output is None)
+    _write(content, output, "xmlcharrefreplace" if format == "html" else "replace")
+
+
+def main() -> None:
+    """Run the command and exit: 0 for success, 2 for a wrong command line, 1 for everything else."""
+    from attnflow_hf.terminal import printable
+
+    try:
+        app()
+    except (AttnFlowError, OSError, RuntimeError, ValueError, ImportError) as error:
+        print(f"attnflow: error: {printable(_first_line(error))}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _parse_position(value: str) -> int | Literal["auto", "mean"]:
+    if value == "auto":
+        return "auto"
+    if value == "mean":
+        return "mean"
+    try:
+        return int(value)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{value!r} is neither an index nor 'auto' or 'mean'", param_hint="--output-position"
+        ) from None
+
+
+def _quiet_transformers() -> None:
+    """Keep loading bars and advice off the output: what matters comes as an error."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _write(content: str, output: Path | None, errors: str) -> None:
+    if output is None:
+        encoding = "ascii" if errors == "xmlcharrefreplace" else sys.stdout.encoding or "utf-8"
+        sys.stdout.write(content.encode(encoding, errors).decode(encoding))  # no encoding can make the command fail
+        sys.stdout.flush()
+        return
+    from attnflow_hf.storage import write_text
+
+    write_text(output, content)
+    print(f"wrote {output}", file=sys.stderr)
+
+
+def _render_table(attributions: list[Attribution], words: bool, to_screen: bool) -> str:
+    from attnflow_hf.terminal import render_table
+
+    labels = attributions[0].rows(words=words)[0]
+    columns = {found.method: found.rows(words=words)[1] for found in attributions}
+    notes = "\n".join(attributions[0].notes)
+    return render_table(labels, columns, title=_title(attributions[0]), notes=notes, color=to_screen)
+
+
+def _render_json(attributions: list[Attribution], words: bool, to_screen: bool) -> str:
+    values = [found.to_dict() for found in attributions]
+    return json.dumps(values if len(values) > 1 else values[0], ensure_ascii=to_screen, allow_nan=False) + "\n"
+
+
+def _render_html(attributions: list[Attribution], words: bool, to_screen: bool) -> str:
+    from attnflow_hf.html import render_page
+
+    return render_page([found.to_html_part(words=words) for found in attributions], title=_title(attributions[0]))
+
+
+def _title(attribution: Attribution) -> str:
+    model = f"model {attribution.model_name}, layer {attribution.layer}, output position {attribution.position_name}"
+    return f"{model}\n{attribution.prediction.describe()}" if attribution.prediction else model
+
+
+_RENDERERS = {"table": _render_table, "json": _render_json, "html": _render_html}

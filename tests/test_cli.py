@@ -1,0 +1,359 @@
+"""The command: what each option changes, exit codes, one-line errors, and nothing heavy for `--help`."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import tiny_models
+from tokenizer_makers import wordpiece
+
+import attnflow_hf
+from attnflow_hf import Attribution, Attributor, cli
+from attnflow_hf.attentions import HEAD_REDUCTIONS
+from attnflow_hf.attribution import NORMALIZATIONS, SPECIAL_TOKENS
+from attnflow_hf.backends import METHODS
+
+TEXT = "the old cabinet don't open"
+FLOW = ("--backend", "networkx", "--method", "flow")
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@lru_cache
+def small_attributor() -> Attributor:
+    """Return a tiny classifier with a tokenizer that parts words."""
+    names = {0: "plural", 1: "singular"}
+    model = tiny_models.bert(vocab_size=len(wordpiece()), id2label=names, num_hidden_layers=2)
+    return Attributor(model, wordpiece())
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command in this process, with a tiny model in place of a hub model."""
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(Attributor, "from_pretrained", lambda _: small_attributor())
+
+    def run_command(*arguments: str, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "argv", ["attnflow", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit, match=r"^[012]$") as caught:
+            cli.main()
+        return Result(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run_command
+
+
+def values_of(run: Run, *arguments: str, text: str = TEXT) -> dict[str, Any]:
+    """Return what the command prints as JSON."""
+    result = run("explain", text, "--format", "json", *arguments)
+    assert (result.code, result.err) == (0, "")
+    return json.loads(result.out)
+
+
+def attnflow(*arguments: str, stdin: str = "", **environment: str) -> Result:
+    """Run the command in a process of its own."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    code = "import sys; from attnflow_hf.cli import main; sys.argv = ['attnflow', *sys.argv[1:]]; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, input=stdin.encode(), capture_output=True, env=env, check=False, timeout=120)
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder of a saved tiny model."""
+    path = tmp_path_factory.mktemp("tiny")
+    small_attributor().model.save_pretrained(path)
+    wordpiece().save_pretrained(path)
+    return str(path)
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys; sys.argv = ['attnflow', 'explain', '--help']\n"
+        "from attnflow_hf.cli import main\n"
+        "try: main()\n"
+        "finally: print({'torch', 'transformers', 'numba', 'networkx', 'datasets'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr.decode().strip() == "set()"
+    shown = done.stdout.decode()
+    for option in (
+        "--model",
+        "--method",
+        "--layer",
+        "--output-position",
+        "--words",
+        "--format",
+        "--output",
+        "--backend",
+    ):
+        assert option in shown
+
+
+def test_the_package_itself_is_light() -> None:
+    code = "import sys, attnflow_hf; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_process_reads_its_input_and_loads_a_folder(folder: str) -> None:
+    result = attnflow("explain", "-", "--model", folder, *FLOW, "--words", stdin=f" {TEXT}\n", COLUMNS="60")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[0] == f"model {Path(folder).name}, layer 1, output position 0 ([CLS])"
+    assert re.fullmatch(r"prediction '(plural|singular)' \(probability 0\.\d{3}\)", lines[1])
+    assert [line.split()[0] for line in lines[2:]] == ["token", "[CLS]", *TEXT.split(), "[SEP]"]
+    assert "\x1b" not in result.out
+
+
+def test_a_process_fails_with_one_line(tmp_path: Path) -> None:
+    result = attnflow("explain", "x", "--model", str(tmp_path / "nowhere\x1b[31m"))
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(r"attnflow: error: cannot load the model '.*nowhere\\+x1b\[31m': .+\n", result.err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locales of another kind")
+def test_no_encoding_of_the_output_makes_it_fail(folder: str) -> None:
+    result = attnflow("explain", "caf\u00e9 \u65e5", "--model", folder, "--method", "raw", PYTHONIOENCODING="ascii")
+    assert (result.code, result.err) == (0, "")
+    assert "[SEP]" in result.out
+
+
+def test_version_and_no_command(run: Run) -> None:
+    assert run("--version") == Result(0, f"{attnflow_hf.__version__}\n", "")
+    result = run()
+    assert result.code == 2
+    assert "explain" in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing argument"),
+        (("x", "y"), "unexpected extra argument"),
+        (("x", "--nope"), "No such option"),
+        (("x", "--method", "attention"), "attention"),
+        (("x", "--format", "xml"), "xml"),
+        (("x", "--layer", "last"), "Invalid value for '--layer'"),
+        (("x", "--layer", "1.5"), "Invalid value for '--layer'"),
+        (("x", "--residual-weight", "1.5"), "Invalid value for '--residual-weight'"),
+        (("x", "--residual-weight", "nan"), "Invalid value for '--residual-weight'"),
+        (("x", "--residual-weight", "half"), "Invalid value for '--residual-weight'"),
+        (("x", "--normalize", "l2"), "l2"),
+        (("x", "--special-tokens", "hide"), "hide"),
+        (("x", "--head-reduction", "median"), "median"),
+        (("x", "--output-position", "all"), "'all' is neither an index nor 'auto' or 'mean'"),
+        (("x", "--output-position", "1.0"), "'1.0' is neither an index"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...], message: str, run: Run) -> None:
+    result = run("explain", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((TEXT, "--layer", "9"), "layer 9 is out of range: there are 2, so use -2 to 1"),
+        ((TEXT, "--output-position", "99"), "output_position 99 is out of range"),
+        ((TEXT, "--method", "flow", "--backend", "gpu"), "unknown backend of flow 'gpu'; choose one of 'auto', "),
+        (("",), "the text is empty: it has no token but special ones"),
+        (("-",), "the text is empty"),
+        (("a \udcff",), "the text is not valid Unicode: it has a lone surrogate '\\udcff'"),
+        (("the " * 100,), "tokens, but the model reads 64 at most; pass truncation=True to cut it"),
+    ],
+)
+def test_everything_else_exits_with_1_and_one_line(arguments: tuple[str, ...], message: str, run: Run) -> None:
+    result = run("explain", *arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("attnflow: error: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [OSError("first\x1b[31m\nsecond"), RuntimeError("first\x1b[31m\nsecond")])
+def test_errors_are_one_clean_line(error: Exception, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Attributor, "compare", fail)
+    assert run("explain", TEXT) == Result(1, "", "attnflow: error: first\\x1b[31m\n")
+
+
+def test_an_error_without_words_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Attributor, "compare", fail)
+    assert run("explain", TEXT).err == "attnflow: error: RuntimeError\n"
+
+
+def test_a_model_that_cannot_be_loaded_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise OSError("no connection\nsecond line")
+
+    monkeypatch.setattr(Attributor, "from_pretrained", fail)
+    assert run("explain", TEXT, "--model", "me/mine").err == (
+        "attnflow: error: cannot load the model 'me/mine': no connection\n"
+    )
+
+
+def test_the_model_is_the_one_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(Attributor, "from_pretrained", lambda name: asked.append(name) or small_attributor())
+    run("explain", TEXT, "--method", "raw")
+    run("explain", TEXT, "--method", "raw", "--model", "me/mine")
+    assert asked == [None, "me/mine"]
+
+
+def test_a_table_compares_all_methods(run: Run) -> None:
+    result = run("explain", TEXT)
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    assert lines[2].split() == ["token", *METHODS]
+    rows = [re.findall(r"\d\.\d{4}", line) for line in lines[3:]]
+    assert [len(row) for row in rows] == [3] * len(rows)
+    np.testing.assert_allclose(np.array(rows, dtype=float).sum(axis=0), 1, rtol=0, atol=1e-4 * len(rows))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_method_is_what_python_gives(method: str, run: Run) -> None:
+    values = values_of(run, "--method", method)
+    expected = small_attributor()(TEXT, method=method)
+    assert values == expected.to_dict()
+
+
+def test_json_of_all_methods_is_a_list(run: Run) -> None:
+    values = values_of(run)
+    assert [value["method"] for value in values] == list(METHODS)
+
+
+OPTIONS = [
+    (("--layer", "0"), "layer", 0),
+    (("--layer", "-2"), "layer", 0),
+    (("--output-position", "2"), "output_position", 2),
+    (("--output-position", "-1"), "output_position", -1),
+    (("--output-position", "mean"), "output_position", "mean"),
+    (("--head-reduction", "max"), "head_reduction", "max"),
+    (("--head-reduction", "min"), "head_reduction", "min"),
+    (("--residual-weight", "0.25"), "residual_weight", 0.25),
+    (("--normalize", "max"), "normalize", "max"),
+    (("--normalize", "none"), "normalize", "none"),
+    (("--special-tokens", "zero"), "special_tokens", "zero"),
+    (("--special-tokens", "drop"), "special_tokens", "drop"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "name", "value"), OPTIONS)
+def test_each_option_reaches_the_result(arguments: tuple[str, ...], name: str, value: Any, run: Run) -> None:
+    values = values_of(run, *FLOW, *arguments)
+    assert values == small_attributor()(TEXT, method="flow", backend="networkx", **{name: value}).to_dict()
+    assert values["scores"] != values_of(run, *FLOW)["scores"]
+
+
+def test_backend_and_truncation_reach_the_result(run: Run) -> None:
+    assert values_of(run, *FLOW)["backend"] == "networkx"
+    values = values_of(run, "--method", "raw", "--truncation", text="the " * 100)
+    assert (len(values["tokens"]), values["n_truncated"]) == (64, 38)
+    table = run("explain", "the " * 100, "--method", "raw", "--truncation")
+    assert "the text was cut: 38 tokens beyond the model's length are not explained" in table.out
+
+
+def test_words_sum_tokens(run: Run) -> None:
+    plain, summed = (run("explain", TEXT, *FLOW, *more) for more in ((), ("--words",)))
+    assert "\n' " in plain.out
+    assert [line.split()[0] for line in summed.out.splitlines()[3:]] == ["[CLS]", *TEXT.split(), "[SEP]"]
+    html = run("explain", TEXT, *FLOW, "--words", "--format", "html").out
+    assert html.count("data-score") == len(TEXT.split()) + 2
+
+
+def test_html_is_a_page_in_ascii(run: Run) -> None:
+    page = run("explain", "caf\u00e9 <b>", "--format", "html").out
+    assert page.startswith("<!doctype html>")
+    assert page.isascii()
+    assert "caf&#233;" in page
+    assert "&lt;" in page
+    assert "<b>" not in page
+    assert page.count('class="head"') == len(METHODS)
+
+
+def test_json_on_the_screen_is_ascii(run: Run) -> None:
+    result = run("explain", "caf\u00e9 \x9b31m \u202e", "--format", "json", *FLOW)
+    assert result.out.isascii()
+    assert json.loads(result.out)["texts"] == ["caf\u00e9 \x9b31m \u202e"]
+
+
+def test_standard_input_is_the_text(run: Run) -> None:
+    result = run("explain", "-", "--format", "json", *FLOW, stdin=f"\n {TEXT} \n")
+    assert json.loads(result.out) == values_of(run, *FLOW)
+
+
+@pytest.mark.parametrize("form", ["table", "json", "html"])
+def test_output_goes_whole_to_a_file(form: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("explain", "caf\u00e9 open", "--format", form, *FLOW)
+    screen = run(*arguments).out
+    path = tmp_path / "out"
+    path.write_text("old" * 10_000)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run(*arguments, "--output", str(path)) == Result(0, "", f"wrote {path}\n")
+    content = path.read_text(encoding="utf-8")
+    assert "\x1b" not in content
+    assert "caf" in content
+    assert content.replace("\u00e9", {"html": "&#233;", "json": "\\u00e9"}.get(form, "\u00e9")) == screen
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_saved_json_can_be_loaded(run: Run, tmp_path: Path) -> None:
+    run("explain", "caf\u00e9 open", "--format", "json", *FLOW, "--output", str(tmp_path / "a.json"))
+    loaded = Attribution.load(tmp_path / "a.json")
+    assert loaded.to_dict() == small_attributor()("caf\u00e9 open", backend="networkx").to_dict()
+
+
+def test_a_folder_that_is_missing_is_named(run: Run, tmp_path: Path) -> None:
+    result = run("explain", TEXT, *FLOW, "--output", str(tmp_path / "nowhere" / "out"))
+    assert result.code == 1
+    assert re.fullmatch(r"attnflow: error: .*no such folder: '.*nowhere'\n", result.err)
+
+
+@pytest.mark.parametrize(
+    ("option", "valid"),
+    [
+        ("method", (*METHODS, "all")),
+        ("head_reduction", HEAD_REDUCTIONS),
+        ("normalize", NORMALIZATIONS),
+        ("special_tokens", SPECIAL_TOKENS),
+        ("format", tuple(cli._RENDERERS)),
+    ],
+)
+def test_choices_are_those_of_the_modules(option: str, valid: tuple[str, ...]) -> None:
+    assert sorted(get_args(get_type_hints(cli.explain)[option])) == sorted(valid)
+
+
+def test_defaults_are_those_of_python() -> None:
+    own = {name: p.default for name, p in inspect.signature(cli.explain).parameters.items()}
+    for name, parameter in inspect.signature(Attributor.__call__).parameters.items():
+        if name in own and name != "method":
+            assert own[name] == parameter.default, name
