@@ -1,0 +1,105 @@
+"""The order of modules, the libraries that each may import, and what importing the package costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attnflow_hf
+
+ROOT = Path(attnflow_hf.__file__).parent
+ROWS = [
+    ["errors"],
+    ["tokens", "html", "terminal", "prediction", "attentions"],
+    ["storage", "layer_graph"],
+    ["attribution"],
+    ["options", "capture", "inputs", "backends.rollout_numpy", "backends.flow_networkx", "backends.flow_numba"],
+    ["readout", "backends"],
+    ["attributor"],
+    ["cli", "verb_number"],
+]
+GUARDED = {
+    "networkx": {"backends.flow_networkx"},
+    "numba": {"backends.flow_numba"},
+    "transformers": {"capture", "attributor", "cli", "verb_number"},
+    "torch": {"capture", "inputs", "attributor", "verb_number"},
+    "rich": {"terminal"},
+    "typer": {"cli"},
+    "yaml": {"verb_number"},
+    "datasets": set(),
+    "ray": set(),
+    "matplotlib": set(),
+}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def name_of(path):
+    """The module's name inside the package; the embedded model's scripts count as one room."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "verb_number":
+        return "verb_number"
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def row_of(name):
+    return next(number for number, row in enumerate(ROWS) if name in row)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_modules_import_only_from_earlier_rows(path):
+    own = name_of(path)
+    for imported in imports_of(path):
+        if not imported.startswith("attnflow_hf."):
+            continue
+        inner = imported.removeprefix("attnflow_hf.")
+        known = [name for row in ROWS for name in row if inner == name or inner.startswith(name + ".")]
+        if own == "verb_number" and known == ["verb_number"]:
+            continue
+        for name in known:
+            assert row_of(name) < row_of(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_guarded_libraries_stay_in_their_modules(path):
+    libraries = {imported.partition(".")[0] for imported in imports_of(path)}
+    for library in libraries & GUARDED.keys():
+        assert name_of(path) in GUARDED[library], f"{name_of(path)} imports {library}"
+
+
+def test_every_module_has_a_row():
+    named = {name for row in ROWS for name in row}
+    assert {name_of(path) for path in FILES} == named
+
+
+@pytest.mark.parametrize(
+    "module", ["attnflow_hf", "attnflow_hf.cli", "attnflow_hf.layer_graph", "attnflow_hf.backends"]
+)
+def test_importing_is_light(module):
+    heavy = "{'torch', 'transformers', 'numba', 'networkx', 'datasets', 'matplotlib'}"
+    code = f"import sys, {module}; sys.exit(str({heavy} & sys.modules.keys()) if {heavy} & sys.modules.keys() else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_there_and_documented():
+    for name in attnflow_hf.__all__:
+        assert getattr(attnflow_hf, name).__doc__, f"{name} has no docstring"
+    assert set(attnflow_hf.__all__) == set(attnflow_hf._HOMES)
+    assert set(attnflow_hf.__all__) <= set(dir(attnflow_hf))
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="has no attribute 'rollouts'"):
+        _ = attnflow_hf.rollouts

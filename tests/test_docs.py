@@ -1,0 +1,115 @@
+"""README, notebooks and configs say what is so."""
+
+import doctest
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.main import get_command
+
+import attnflow_hf
+from attnflow_hf import Attributor, Options, backends
+from attnflow_hf.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+def sessions():
+    """Each `$ attnflow ...` of the README with what it prints."""
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            command, _, printed = part.partition("\n")
+            if command.startswith("attnflow "):
+                yield command, printed
+
+
+@pytest.mark.parametrize(("command", "printed"), list(sessions()), ids=[command for command, _ in sessions()])
+def test_commands_print_what_the_readme_shows(command, printed, tmp_path):
+    program = [sys.executable, "-c", "from attnflow_hf.cli import main; main()", *shlex.split(command)[1:]]
+    done = subprocess.run(program, capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    if not printed.strip():
+        return
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (done.stdout, printed)]
+    np.testing.assert_allclose(*numbers, rtol=0, atol=2e-3)  # last digits differ between machines
+    words = [re.sub(r"[\u2580-\u259f\s]+", " ", NUMBER.sub("#", text)).strip() for text in (done.stdout, printed)]
+    assert words[0] == words[1]
+
+
+def test_python_blocks_print_what_the_readme_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("attnflow_hf.backends._BACKENDS", dict(backends._BACKENDS))
+    test = doctest.DocTestParser().get_doctest("\n".join(blocks("python")), {}, "README", "README.md", 0)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    report = []
+    failed, tried = doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
+    assert not failed, "".join(report)
+    assert tried > 10
+
+
+def test_there_are_blocks_to_run():
+    assert len(blocks("python")) >= 3
+    assert len(list(sessions())) >= 2
+
+
+def test_public_names_and_options_are_in_the_readme():
+    for name in attnflow_hf.__all__:
+        assert f"`{name}" in README, f"{name} is not in the README"
+    for name in inspect.signature(Attributor.__call__).parameters.keys() - {"self", "inputs"}:
+        assert f"`{name}`" in README, f"option {name} is not in the README"
+
+
+def test_commands_and_their_options_are_in_the_readme():
+    for name, command in get_command(app).commands.items():
+        assert f"attnflow {name}" in README
+        for parameter in command.params:
+            for flag in getattr(parameter, "opts", []):
+                assert not flag.startswith("--") or f"`{flag}`" in README, f"{name} {flag} is not in the README"
+
+
+def test_call_options_are_those_of_options():
+    call = inspect.signature(Attributor.__call__).parameters
+    for name, parameter in inspect.signature(Options).parameters.items():
+        assert call[name].default == parameter.default
+        assert call[name].annotation == parameter.annotation
+
+
+def test_the_two_commands_stand_at_the_top_and_in_ci():
+    first, second = (line.removeprefix("$ ") for line in blocks("console")[0].strip().splitlines())
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert first.partition(" && ")[2] in ci
+    assert all(part in ci for part in second.split(" && ")[1:])
+    assert README.index("```console") < 1500
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+
+
+def test_links_into_the_repository_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), f"README links to {target}"
+
+
+def test_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {attnflow_hf.__version__}\n" in citation
+    done = subprocess.run(
+        [sys.executable, "-c", "from attnflow_hf.cli import main; main()", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == attnflow_hf.__version__
