@@ -78,8 +78,8 @@ by them.
 
 The settings file holds every number. The run took {minutes:.0f} minutes (CPU threads: {settings.n_threads}):
 
-- passes over the data: {settings.teacher_epochs} for the teacher and {settings.epochs} for the model, with AdamW, a cosine schedule
-  and a running mean of the weights;
+- passes over the data: {settings.teacher_epochs} for the teacher and {settings.epochs} for the model, with AdamW, a
+  cosine schedule and a running mean of the weights;
 - in each epoch all naturally distributed rows of `train.tsv`, but only {settings.attractor_sample:,} of the many with
   attractors, {settings.cut_sample:,} of the prefixes that the teacher labeled and {settings.grammar_sample:,} sentences
   of the grammar;
