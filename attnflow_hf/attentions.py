@@ -114,27 +114,30 @@ def check_head_reduction(head_reduction: HeadReduction) -> None:
         )
 
 
-def reduce_heads(weights: Any, head_reduction: HeadReduction, layer: int) -> Any:
-    """Return the attentions of one layer with their head axis reduced, in at least float32.
+def reduce_heads(
+    heads: npt.NDArray[np.floating], head_reduction: HeadReduction, layer: int
+) -> npt.NDArray[np.floating]:
+    """Return the attentions of one layer with their heads as one.
 
     Args:
-        weights: NumPy array or torch tensor `[..., head, query, key]`.
+        heads: `[head, query, key]`, float32 or float64.
         head_reduction: `"mean"`, `"max"`, `"min"`, an index, or a list of indices whose mean is taken.
         layer: For the message of an error.
 
     Returns:
-        The same kind of array, `[..., query, key]`.
+        `[query, key]`, of the same type.
+
+    Raises:
+        OptionError: An unknown head reduction.
+        PositionError: There is no such head.
     """
     check_head_reduction(head_reduction)
-    if head_reduction == "max":
-        return _full_precision(weights.max(-3)[0] if hasattr(weights, "detach") else weights.max(axis=-3))
-    if head_reduction == "min":
-        return _full_precision(weights.min(-3)[0] if hasattr(weights, "detach") else weights.min(axis=-3))
-    if head_reduction != "mean":
-        indices = head_reduction if isinstance(head_reduction, (list, tuple)) else [head_reduction]
-        n_heads = weights.shape[-3]
-        weights = weights[..., [check_index(f"head (of layer {layer})", h, n_heads) for h in indices], :, :]
-    return _full_precision(weights).mean(-3)
+    if isinstance(head_reduction, str):
+        reduced: npt.NDArray[np.floating] = getattr(heads, head_reduction)(axis=0)
+        return reduced
+    wanted = [head_reduction] if isinstance(head_reduction, (int, np.integer)) else head_reduction
+    indices = [check_index(f"head (of layer {layer})", head, len(heads)) for head in wanted]
+    return np.asarray(heads[indices].mean(axis=0))
 
 
 def _full_precision(weights: Any) -> Any:

@@ -246,7 +246,6 @@ class Attributor:
             for row, index in enumerate(indices):
                 graph = self._graph(captured.attentions, inputs["attention_mask"], head_reduction, row)
                 logits = None if captured.logits is None else captured.logits[row].float().cpu().numpy()
-                logits = logits[: len(samples[index])] if logits is not None and logits.ndim == 2 else logits
                 yield index, _Reading(samples[index], graph, logits)
 
     def _graph(self, attentions: Any, mask: torch.Tensor, head_reduction: HeadReduction, row: int) -> LayerGraph:

@@ -4,9 +4,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_models import BERT, GPT2, LLAMA, bert, gpt2, llama, make
 
-from attnflow_hf.capture import borrowed, capture, is_causal, max_positions
+from attnflow_hf.capture import _configs, borrowed, capture, is_causal, max_positions
 from attnflow_hf.errors import CaptureError
 
 IDS = torch.tensor([[2, 5, 6, 7, 5, 9, 3], [2, 5, 6, 3, 0, 0, 0]])
@@ -102,6 +103,14 @@ def test_two_models_of_one_config_object_are_both_given_back():
     second = type(first)(first.config).eval()
     capture(first, INPUTS)
     assert second.config._attn_implementation == "sdpa"
+
+
+def test_configs_inside_of_configs_are_given_back_too():
+    config = transformers.CLIPConfig()
+    holder = torch.nn.Module()
+    holder.config = config
+    found = _configs([holder, holder])
+    assert {id(each) for each in found} == {id(each) for each in (config, config.text_config, config.vision_config)}
 
 
 def test_captures_in_threads_do_not_mix():
