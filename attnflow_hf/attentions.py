@@ -105,8 +105,8 @@ def check_head_reduction(head_reduction: HeadReduction) -> None:
     if isinstance(head_reduction, str):
         check_choice("head_reduction", head_reduction, HEAD_REDUCTIONS)
         return
-    heads = [head_reduction] if isinstance(head_reduction, (int, np.integer)) else head_reduction
-    is_list = isinstance(heads, (list, tuple)) and len(heads) > 0
+    heads: Any = [head_reduction] if isinstance(head_reduction, (int, np.integer)) else head_reduction
+    is_list = isinstance(heads, (list, tuple, range, np.ndarray)) and len(heads) > 0
     if not is_list or any(isinstance(h, bool) or not isinstance(h, (int, np.integer)) for h in heads):
         raise OptionError(
             f"head_reduction must be one of {', '.join(map(repr, HEAD_REDUCTIONS))}, the index of a head or a "

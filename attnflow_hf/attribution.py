@@ -71,6 +71,7 @@ class Attribution:
 
     def __post_init__(self) -> None:
         """Check that the scores fit the tokens; copy and freeze them."""
+        self._check_names()
         object.__setattr__(self, "scores", np.array(self.scores, dtype=np.float64, order="C"))
         n = len(self.alignment)
         axes = 1 + (self.output_position == "all") + (self.layer == "all")
@@ -81,6 +82,15 @@ class Attribution:
         if (self.scores < 0).any():
             raise ArrayError(f"scores must not be negative, lowest is {self.scores.min()}")
         self.scores.setflags(write=False)
+
+    def _check_names(self) -> None:
+        for name in ("method", "backend", "normalize", "special_tokens", "model_name"):
+            if not isinstance(getattr(self, name), str):
+                raise OptionError(f"{name} must be a string, got {getattr(self, name)!r}")
+        for name, words in (("output_position", ("mean", "all")), ("layer", ("all",))):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) and value not in words:
+                raise OptionError(f"{name} must be an index or one of {', '.join(words)}, got {value!r}")
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import METHODS, backend_names, choose_backend, compute, select_layers
-from attnflow_hf.capture import capture, max_positions
+from attnflow_hf.capture import capture, max_positions, n_embeddings, reads_padding
 from attnflow_hf.errors import ArrayError, CaptureError, FloatArray, OptionError
 from attnflow_hf.inputs import (
     Sample,
@@ -55,7 +55,8 @@ class _CallOptions(TypedDict, total=False):
 class Attributor:
     """Wraps a Transformers model and its tokenizer, and attributes its output to the input tokens.
 
-    The model is borrowed: each call gives it back as it came. It stays where it is (CPU or GPU).
+    The model is borrowed: each call gives it back as it came. It stays where it is (CPU or GPU). Several threads may
+    call attributors of one model, which wait for each other; but nothing else may use the model during a call.
 
     Args:
         model: Any Transformers encoder or decoder; of an encoder-decoder model the encoder is explained.
@@ -72,10 +73,15 @@ class Attributor:
     def __init__(self, model: PreTrainedModel, tokenizer: Any = None, *, batch_size: int = 16) -> None:
         """Wrap a model that the user already has."""
         if not isinstance(model, PreTrainedModel):
-            raise OptionError(f"model must be a Transformers model (PreTrainedModel), got {type(model).__name__}")
+            raise OptionError(
+                f"model must be a Transformers model (PreTrainedModel), got {type(model).__name__}; of a wrapped or "
+                "compiled model pass the inner one (.module, ._orig_mod, .get_base_model())"
+            )
+        if tokenizer is not None and not callable(tokenizer):
+            raise OptionError(f"tokenizer must be a Transformers tokenizer or None, got {tokenizer!r}")
         if model.main_input_name != "input_ids":
             raise OptionError(f"{type(model).__name__} reads {model.main_input_name}, but only text is supported")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
         self.model = model
         self.tokenizer = tokenizer
@@ -189,9 +195,11 @@ class Attributor:
         Raises:
             AttnFlowError: As `__call__`; `OptionError` if `inputs` holds more than one text.
         """
-        results = list(self._attribute(inputs, methods, options or Options(), truncation))
-        if not _is_single(inputs, len(results)):
-            raise OptionError(f"compare takes one text, got {len(results)}; call it for each")
+        if isinstance(methods, str) or isinstance(inputs, list):
+            raise OptionError("compare takes one text and a list of methods; call it for each text")
+        results = self._attribute(inputs, methods, options or Options(), truncation)
+        if len(results) > 1:
+            raise OptionError(f"compare takes one text, got an encoding of {len(results)}; call it for each")
         return results[0]
 
     def __repr__(self) -> str:
@@ -207,6 +215,8 @@ class Attributor:
     def _attribute(
         self, inputs: Any, methods: Sequence[str], options: Options, truncation: bool
     ) -> list[dict[str, Attribution]]:
+        if not isinstance(truncation, bool):
+            raise OptionError(f"truncation must be True or False, got {truncation!r}")
         backends = _backend_of_each(methods, options.backend)
         samples = self._samples(inputs, truncation)
         work_per_layer = sum(_work_per_layer(len(sample), options) for sample in samples)
@@ -220,13 +230,12 @@ class Attributor:
         return [results[index] for index in range(len(samples))]
 
     def _samples(self, inputs: Any, truncation: bool) -> list[Sample]:
-        limit = self._max_length()
         if is_encoding(inputs):
-            samples = samples_from_encoding(inputs, self.tokenizer, max_length=limit)
+            samples = samples_from_encoding(inputs, self.tokenizer, max_length=max_positions(self.model))
         else:
             texts = inputs if isinstance(inputs, list) else [inputs]
-            samples = samples_from_texts(texts, self.tokenizer, max_length=limit, truncation=truncation)
-        check_vocabulary(samples, _n_embeddings(self.model))
+            samples = samples_from_texts(texts, self.tokenizer, max_length=self._max_length(), truncation=truncation)
+        check_vocabulary(samples, n_embeddings(self.model))
         return samples
 
     def _max_length(self) -> int | None:
@@ -238,15 +247,29 @@ class Attributor:
         """Yield each sample's index and what the model made of it, in the order of the forward passes."""
         pad_id = self.model.config.get_text_config().pad_token_id
         splits = pad_id is None and "ForSequenceClassification" in type(self.model).__name__  # it refuses batches
-        tokenizer_pad = getattr(self.tokenizer, "pad_token_id", None)
-        padding = pad_id if pad_id is not None else tokenizer_pad if tokenizer_pad is not None else 0
-        for indices in batches(samples, 1 if splits else self.batch_size):
-            inputs = collate([samples[index] for index in indices], padding)
-            captured = capture(self.model, {name: value.to(self.model.device) for name, value in inputs.items()})
-            for row, index in enumerate(indices):
-                graph = self._graph(captured.attentions, inputs["attention_mask"], head_reduction, row)
-                logits = None if captured.logits is None else captured.logits[row].float().cpu().numpy()
-                yield index, _Reading(samples[index], graph, logits)
+        size = 1 if splits else self.batch_size
+        for indices in batches(samples, size, equal_lengths=reads_padding(self.model)):
+            yield from zip(
+                indices, self._read_batch([samples[index] for index in indices], head_reduction), strict=True
+            )
+
+    def _read_batch(self, samples: Sequence[Sample], head_reduction: HeadReduction) -> list[_Reading]:
+        """Return what the model made of the samples of one forward pass; its attentions are given up at the end."""
+        inputs = collate(samples, self._padding_id())
+        captured = capture(self.model, {name: value.to(self.model.device) for name, value in inputs.items()})
+        readings = []
+        for row, sample in enumerate(samples):
+            graph = self._graph(captured.attentions, inputs["attention_mask"], head_reduction, row)
+            logits = None if captured.logits is None else captured.logits[row].float().cpu().numpy()
+            readings.append(_Reading(sample, graph, logits))
+        return readings
+
+    def _padding_id(self) -> int:
+        """Return the id to pad with; any id with an embedding will do, but some models look for their own."""
+        own = self.model.config.get_text_config().pad_token_id, getattr(self.tokenizer, "pad_token_id", None)
+        limit = n_embeddings(self.model)
+        valid = [each for each in own if each is not None and each >= 0 and (limit is None or each < limit)]
+        return valid[0] if valid else 0
 
     def _graph(self, attentions: Any, mask: torch.Tensor, head_reduction: HeadReduction, row: int) -> LayerGraph:
         try:
@@ -299,10 +322,6 @@ def _check_source(name_or_path: str | Path) -> str:
     return source
 
 
-def _n_embeddings(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-
-
 def _is_single(inputs: Any, n_results: int) -> bool:
     return n_results == 1 if is_encoding(inputs) else not isinstance(inputs, list)
 
@@ -325,7 +344,11 @@ def _work_per_layer(n_tokens: int, options: Options) -> int:
 
 
 def _plain_heads(head_reduction: HeadReduction) -> str | int | tuple[int, ...]:
-    return head_reduction if isinstance(head_reduction, (str, int)) else tuple(int(head) for head in head_reduction)
+    if isinstance(head_reduction, str):
+        return head_reduction
+    return (
+        int(head_reduction) if isinstance(head_reduction, (int, np.integer)) else tuple(int(h) for h in head_reduction)
+    )
 
 
 def _notes(sample: Sample) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,16 @@ from attnflow_hf.errors import CaptureError
 
 _HOOKS_FLAG = "_output_capturing_hooks_installed"
 _lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Give a forked child a lock of its own: a thread of the parent may have held the old one."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +49,10 @@ def capture(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> Captu
     The model runs in eval state, without gradients, by its eager attention: sdpa and flash attention return none.
     It is given back as it came, also after an exception: attention implementation, config, train or eval state of
     every module, hooks, and the state of the random number generators. Of an encoder-decoder model the encoder is
-    run. Captures of several threads wait for each other. Peak memory: layers x heads x n x n numbers.
+    run. Peak memory: batch x layers x heads x n x n numbers.
+
+    Captures of several threads wait for each other. Other use of the model must wait too: while a capture runs, the
+    model has another attention implementation, and at its end the random state is that of its start.
 
     Args:
         model: Any Transformers model whose attention can be had as `[batch, head, query, key]`.
@@ -46,12 +60,16 @@ def capture(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> Captu
             `forward` takes.
 
     Raises:
-        CaptureError: The model cannot give attentions, gives too few, or looks ahead although it is causal.
+        CaptureError: The model fails on these inputs, gives no attentions or too few, or looks ahead although it is
+            causal.
     """
     runner = model.get_encoder() if model.config.is_encoder_decoder else model
     with _lock, borrowed(model), torch.no_grad():
         _use_eager_attention(model)
-        outputs = runner(**_forward_arguments(runner, inputs))
+        try:
+            outputs = runner(**_forward_arguments(runner, inputs))
+        except Exception as error:
+            raise CaptureError(f"{type(model).__name__} cannot read these inputs: {error}") from error
     attentions = _read_attentions(model, runner, outputs, inputs["input_ids"].shape[1])
     if is_causal(runner):
         _check_causal(model, attentions, inputs["attention_mask"])
@@ -72,6 +90,20 @@ def max_positions(model: PreTrainedModel) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1  # RoBERTa's positions start behind its padding id
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def n_embeddings(model: PreTrainedModel) -> int | None:
+    """Return how many token ids the model knows, or `None` where it does not tell."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def reads_padding(model: PreTrainedModel) -> bool:
+    """Return whether padding can change what real tokens become: convolutions mix neighbors and know no mask."""
+    convolutions = (nn.Conv1d, nn.Conv2d)
+    return any(isinstance(module, convolutions) and max(module.kernel_size) > 1 for module in model.modules())
 
 
 @contextmanager
@@ -126,7 +158,8 @@ def _forward_arguments(runner: PreTrainedModel, inputs: Mapping[str, torch.Tenso
     accepted = signature(runner.forward).parameters
     if "use_cache" in accepted:
         flags["use_cache"] = False
-    return {name: value for name, value in inputs.items() if name in accepted} | flags
+    named = "input_ids" in accepted  # a wrapped forward may take anything
+    return {name: value for name, value in inputs.items() if name in accepted or not named} | flags
 
 
 def _read_attentions(
@@ -138,13 +171,20 @@ def _read_attentions(
         raise CaptureError(f"{name} gave no attentions: it has no attention layers, or does not tell their weights")
     for layer, attention in enumerate(attentions):
         _check_shape(name, layer, attention, n_tokens)
-    expected = getattr(runner.config.get_text_config(), "num_hidden_layers", len(attentions))
-    if len(attentions) != expected:
+    expected = _count_layers(getattr(runner, "config", model.config))
+    if expected is not None and len(attentions) != expected:
         raise CaptureError(
             f"{name} has {expected} layers but gave attentions of {len(attentions)}, so that a layer graph of them "
             "would not be the model's"
         )
     return tuple(attentions)
+
+
+def _count_layers(config: Any) -> int | None:
+    """Return how many layers the config tells of; a decoder half counts under another name than its encoder."""
+    if getattr(config, "is_decoder", False) and hasattr(config, "decoder_layers"):
+        return int(config.decoder_layers)
+    return getattr(config.get_text_config(), "num_hidden_layers", None)
 
 
 def _check_shape(name: str, layer: int, attention: Any, n_tokens: int) -> None:

@@ -96,8 +96,10 @@ def main() -> None:
 
     try:
         app()
-    except (AttnFlowError, OSError, RuntimeError, ValueError, ImportError) as error:
-        print(f"attnflow: error: {printable(_first_line(error))}", file=sys.stderr)
+    except Exception as error:
+        expected = isinstance(error, (AttnFlowError, OSError, RuntimeError, ValueError, ImportError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        print(f"attnflow: error: {kind}{printable(_first_line(error))}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -120,8 +122,10 @@ def _parse_position(value: str) -> int | Literal["auto", "mean"]:
 
 def _quiet_transformers() -> None:
     """Keep loading bars and advice off the output: what matters comes as an error."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

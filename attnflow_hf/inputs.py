@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,17 @@ def samples_from_encoding(encoding: Mapping[str, Any], tokenizer: Any, *, max_le
         TextError: A row is empty, or longer than the model can read.
         ArrayError: `input_ids` or `attention_mask` are not what they should be.
     """
-    rows = {name: _rows(encoding[name]) for name in encoding if encoding[name] is not None}
+    ids_of_rows = _rows(encoding["input_ids"])
+    given_mask = encoding.get("attention_mask")
+    masks = None if given_mask is None else _rows(given_mask)
+    columns = _columns(encoding, ids_of_rows)
     fast = getattr(encoding, "encodings", None)
     samples = []
-    names = _row_names(len(rows["input_ids"]))
-    for row, ids in enumerate(rows["input_ids"]):
-        real = _check_row(names[row], ids, rows, row)
+    names = _row_names(len(ids_of_rows))
+    for row, ids in enumerate(ids_of_rows):
+        real = _check_row(names[row], ids, masks, row)
         known = fast[row] if fast and len(fast) > row and fast[row].ids == ids.tolist() else None
-        fitting = {name: values[row][real] for name, values in rows.items() if _fits(values, row, ids)}
+        fitting = {name: values[row][real] for name, values in columns.items()}
         features = {name: value for name, value in fitting.items() if name not in _NO_FEATURES}
         features["input_ids"] = features["input_ids"].long()
         special = fitting.get("special_tokens_mask")
@@ -93,23 +97,26 @@ def samples_from_encoding(encoding: Mapping[str, Any], tokenizer: Any, *, max_le
     return samples
 
 
-def check_vocabulary(samples: Iterable[Sample], n_embeddings: int) -> None:
-    """Raise `TokenizerError` if a token id has no embedding in the model."""
-    for sample in samples:
+def check_vocabulary(samples: Iterable[Sample], n_embeddings: int | None) -> None:
+    """Raise `TokenizerError` if a token id has no embedding in the model; `None` stands for a number not known."""
+    for sample in samples if n_embeddings is not None else ():
         highest = int(sample.tokens.input_ids.argmax())
         token_id = int(sample.tokens.input_ids[highest])
-        if token_id >= n_embeddings:
+        if n_embeddings is not None and token_id >= n_embeddings:
             raise TokenizerError(
                 f"token {sample.tokens.tokens[highest]!r} has id {token_id}, but the model knows only {n_embeddings} "
                 "ids: this tokenizer does not belong to this model"
             )
 
 
-def batches(samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
-    """Yield the indices of all samples in batches of about the same length, the longest first."""
+def batches(samples: Sequence[Sample], batch_size: int, *, equal_lengths: bool = False) -> Iterator[list[int]]:
+    """Yield the indices of all samples in batches of about the same length, or of just the same, the longest first."""
     order = sorted(range(len(samples)), key=lambda index: -len(samples[index]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    key = (lambda index: len(samples[index])) if equal_lengths else None
+    for _, group in groupby(order, key) if key else [(None, iter(order))]:
+        run = list(group)
+        for start in range(0, len(run), batch_size):
+            yield run[start : start + batch_size]
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
@@ -174,16 +181,18 @@ def _check_length(tokens: Tokens, name: str, max_length: int | None, remedy: str
         raise TextError(f"{name} has {len(tokens)} tokens, but the model reads {max_length} at most; {remedy}")
 
 
-def _check_row(name: str, ids: torch.Tensor, rows: Mapping[str, list[torch.Tensor]], row: int) -> torch.Tensor:
+def _check_row(name: str, ids: torch.Tensor, masks: list[torch.Tensor] | None, row: int) -> torch.Tensor:
     """Return which tokens of a row are real, bool `[token]`."""
     if ids.ndim != 1 or (ids.is_floating_point() and len(ids)):
         got = f", got {ids.dtype} {list(ids.shape)}" if ids.ndim else ""
         raise ArrayError(f"input_ids must be integers [token] or [batch, token]{got}")
-    masks = rows.get("attention_mask")
     mask = torch.ones_like(ids) if masks is None else masks[row] if row < len(masks) else ids[:0]
     if mask.shape != ids.shape:
         raise ArrayError(f"{name} has {len(ids)} input_ids, but its attention_mask has shape {list(mask.shape)}")
     real = mask.bool()
+    first, last = (int(i) for i in real.nonzero().flatten()[[0, -1]]) if real.any() else (0, -1)
+    if not real[first : last + 1].all():
+        raise ArrayError(f"the attention_mask of {name} has holes; only padding in front or behind can be taken off")
     if (ids[real] < 0).any():
         raise ArrayError(f"input_ids of {name} must not be negative, got {int(ids[real].min())}")
     return real
@@ -198,11 +207,26 @@ def _rows(values: Any) -> list[torch.Tensor]:
         if isinstance(values, torch.Tensor) or (isinstance(values, np.ndarray) and values.dtype != object):
             whole = torch.as_tensor(values).cpu()
             return list(whole if whole.ndim > 1 else whole[None])
-        nested = values if len(values) and isinstance(values[0], (list, tuple, torch.Tensor, np.ndarray)) else [values]
-        return [torch.as_tensor(row).cpu() for row in nested]
+        return [torch.as_tensor(row).cpu() for row in (values if _is_nested(values) else [values])]
     except (TypeError, ValueError):
         return [torch.tensor(torch.nan)]
 
 
-def _fits(values: list[torch.Tensor], row: int, ids: torch.Tensor) -> bool:
-    return len(values) > row and values[row].shape == ids.shape
+def _columns(encoding: Mapping[str, Any], ids: list[torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+    """Return the columns that hold one number for each token of each row; a column of one value a text does not."""
+    nested = _is_nested(encoding["input_ids"])
+    columns = {}
+    for name in encoding:
+        rows = _rows(encoding[name]) if encoding[name] is not None and _is_nested(encoding[name]) == nested else []
+        if name == "position_ids" and len(rows) == 1:
+            rows = rows * len(ids)
+        if [row.shape for row in rows] == [row.shape for row in ids]:
+            columns[name] = rows
+    return columns
+
+
+def _is_nested(values: Any) -> bool:
+    if isinstance(values, torch.Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind != "O"):
+        return bool(values.ndim > 1)
+    is_row = isinstance(values, (list, tuple, np.ndarray)) and len(values) > 0
+    return is_row and isinstance(values[0], (list, tuple, torch.Tensor, np.ndarray))

@@ -145,7 +145,9 @@ class LayerGraph:
 
 def check_residual_weight(residual_weight: float) -> None:
     """Raise `OptionError` unless `residual_weight` is a number from 0 to 1."""
-    is_number = isinstance(residual_weight, (int, float)) and not isinstance(residual_weight, bool)
+    is_number = isinstance(residual_weight, (int, float, np.integer, np.floating)) and not isinstance(
+        residual_weight, bool
+    )
     if not (is_number and 0 <= residual_weight <= 1):
         raise OptionError(f"residual_weight must be a number from 0 to 1, got {residual_weight!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def write_text(path: Path, text: str) -> None:
         return
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", os.fspath(path.parent))
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -44,8 +45,12 @@ def read_token_field(name: str, values: dict[str, Any]) -> Any:
     """Return a field of `Tokens` from the plain values of `to_plain`."""
     value = values[name]
     if name == "special_tokens_mask":
+        if not all(isinstance(flag, bool) for flag in value):
+            raise TypeError(f"{name} must be true or false for each token")
         return np.array(value, dtype=bool)
     if name in ("input_ids", "positions", "offsets") and value is not None:
+        if np.array(value).size and np.array(value).dtype.kind != "i":
+            raise TypeError(f"{name} must be integers")
         return np.array(value, dtype=np.int64).reshape((-1, 2) if name == "offsets" else -1)
     if name in ("tokens", "texts") and not isinstance(value, list):
         raise TypeError(f"{name} must be a list")

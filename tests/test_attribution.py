@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,30 @@ DAMAGE = [
     ("prediction", {"label": "x", "index": 0, "probability": None, "output": float("nan")}),
     ("special_tokens_mask", [True]),
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", 5),
+        ("normalize", []),
+        ("layer", "x"),
+        ("output_position", 1.5),
+        ("input_ids", [1.7] * 9),
+        ("special_tokens_mask", ["no"] * 9),
+    ],
+)
+def test_a_field_of_another_type_is_damage(name: str, value: object) -> None:
+    with pytest.raises(FileFormatError, match=f"this saved attribution is damaged: .*{name} must be"):
+        Attribution.from_dict(make().to_dict() | {name: value})
+
+
+def test_threads_may_save_to_one_path(tmp_path: Path) -> None:
+    attributions = [make(layer=layer) for layer in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda each: each.save(tmp_path / "a.json"), attributions * 25))
+    assert Attribution.load(tmp_path / "a.json").layer in range(4)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(("name", "value"), DAMAGE)

@@ -1,4 +1,6 @@
 import copy
+import multiprocessing
+import os
 import threading
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 import transformers
 from tiny_models import BERT, GPT2, LLAMA, bert, gpt2, llama, make
 
+import attnflow_hf.capture
 from attnflow_hf.capture import _configs, borrowed, capture, is_causal, max_positions
 from attnflow_hf.errors import CaptureError
 
@@ -55,7 +58,7 @@ def test_attentions_are_those_of_plain_eager(build, implementation):
 @pytest.mark.parametrize("train", [True, False])
 def test_model_comes_back_as_it_came(build, train):
     model = build().train(train)
-    next(model.modules()).eval()  # a mixed state must survive too
+    list(model.modules())[-1].training = not train  # a mixed state must survive too
     before = state_of(model)
     capture(model, INPUTS)
     assert state_of(model) == before
@@ -189,6 +192,37 @@ def test_a_causal_model_that_looks_ahead_is_refused(monkeypatch):
     monkeypatch.setattr("attnflow_hf.capture.signature", lambda _: __import__("inspect").signature(plain))
     with pytest.raises(CaptureError, match="layer 0 of GPT2LMHeadModel attends to later tokens"):
         capture(model, INPUTS)
+
+
+def test_a_failing_forward_is_told_with_its_reason():
+    model = make("RobertaConfig", "RobertaModel", **BERT, type_vocab_size=1, max_position_embeddings=64)
+    with pytest.raises(CaptureError, match="RobertaModel cannot read these inputs: index out of range"):
+        capture(model, INPUTS | {"token_type_ids": torch.ones_like(IDS)})
+
+
+@pytest.mark.parametrize("layers", [(3, 2), (2, 3)])
+def test_decoder_halves_have_layers_of_their_own(layers):
+    sizes = BART | {"encoder_layers": layers[0], "decoder_layers": layers[1]}
+    assert len(capture(make("BartConfig", "BartForCausalLM", **sizes), INPUTS).attentions) == layers[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_its_parents_threads():
+    model, context = bert(), multiprocessing.get_context("fork")
+    with attnflow_hf.capture._lock:
+        child = context.Process(target=_take_lock)
+        child.start()
+        child.join(timeout=20)
+    assert child.exitcode == 0
+    assert len(capture(model, INPUTS).attentions) == 3
+
+
+def _take_lock():
+    done = threading.Thread(target=lambda: attnflow_hf.capture._lock.__enter__())
+    done.start()
+    done.join(timeout=5)
+    os._exit(int(done.is_alive()))
 
 
 def test_wrong_number_of_layers_is_refused():

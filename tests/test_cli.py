@@ -357,3 +357,16 @@ def test_defaults_are_those_of_python() -> None:
     for name, parameter in inspect.signature(Attributor.__call__).parameters.items():
         if name in own and name != "method":
             assert own[name] == parameter.default, name
+
+
+def test_an_error_that_nobody_expected_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("weights")
+
+    monkeypatch.setattr("attnflow_hf.attributor.Attributor.from_pretrained", fail)
+    monkeypatch.setattr(sys, "argv", ["attnflow", "explain", "the key"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err == "attnflow: error: KeyError: 'weights'\n"

@@ -101,14 +101,26 @@ def test_ids_of_other_types_become_long(dtype: torch.dtype) -> None:
     check_same(of_encoding({"input_ids": torch.tensor([[2, 5, 6, 3]], dtype=dtype)}), of_texts(SHORT), aligned=False)
 
 
-def test_holes_in_the_mask_are_taken_off() -> None:
-    encoding = {"input_ids": [[2, 5, 7, 6, 3]], "attention_mask": [[1, 1, 0, 1, 1]]}
-    check_same(of_encoding(encoding), of_texts(SHORT), aligned=False)
-    fast = tokenizer()("the to key")
-    fast["attention_mask"][2] = 0
-    tokens = of_encoding(fast)[0].tokens
-    assert tokens.tokens == ("[CLS]", "the", "key", "[SEP]")
-    assert tokens.offsets.tolist() == [[0, 0], [0, 3], [7, 10], [0, 0]]
+def test_holes_in_the_mask_are_refused() -> None:
+    encoding = {"input_ids": [[2, 5, 6, 3], [2, 5, 7, 3]], "attention_mask": [[0, 1, 1, 1], [1, 1, 0, 1]]}
+    with pytest.raises(ArrayError, match="the attention_mask of text 1 has holes; only padding in front or behind"):
+        of_encoding(encoding)
+
+
+def test_a_column_as_long_as_a_row_is_no_feature() -> None:
+    encoding = {"input_ids": [[2, 5, 6, 3]] * 4, "label": [0, 1, 0, 1], "overflow_to_sample_mapping": torch.arange(4)}
+    assert {name for sample in of_encoding(encoding) for name in sample.features} == {"input_ids"}
+
+
+def test_one_row_of_positions_serves_all() -> None:
+    encoding = {"input_ids": torch.tensor([[2, 5, 6, 3]] * 2), "position_ids": torch.arange(4)[None]}
+    assert [sample.features["position_ids"].tolist() for sample in of_encoding(encoding)] == [[0, 1, 2, 3]] * 2
+
+
+def test_batches_of_equal_lengths_when_asked() -> None:
+    samples = of_encoding({"input_ids": [[2, 5, 3], [2, 5, 6, 3], [2, 6, 3], [2, 7, 3]]})
+    assert list(batches(samples, 2)) == [[1, 0], [2, 3]]
+    assert list(batches(samples, 2, equal_lengths=True)) == [[1], [0, 2], [3]]
 
 
 def test_changed_ids_lose_their_offsets() -> None:

@@ -43,7 +43,7 @@ def llama(model_class: str = "LlamaForCausalLM", **options: object) -> PreTraine
 
 @lru_cache
 def tokenizer(
-    *, padding_side: str = "right", template: str = "[CLS] $A [SEP]", token_types: bool = False
+    *, padding_side: str = "right", template: str = "[CLS] $A [SEP]", token_types: bool = False, max_length: int = 64
 ) -> PreTrainedTokenizerFast:
     """Return a fast word tokenizer of `VOCABULARY`; an empty template adds no special tokens."""
     backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
@@ -55,7 +55,7 @@ def tokenizer(
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
     names |= {"cls_token": "[CLS]", "sep_token": "[SEP]"} if template else {}
     inputs = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
-    options = {"padding_side": padding_side, "model_max_length": 64, "model_input_names": inputs}
+    options = {"padding_side": padding_side, "model_max_length": max_length, "model_input_names": inputs}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **options, **names)
 
 

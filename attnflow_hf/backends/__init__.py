@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from attnflow_hf.errors import FloatArray, IntArray, OptionError, check_choice, check_index
+from attnflow_hf.errors import ArrayError, FloatArray, IntArray, OptionError, check_choice, check_index
 from attnflow_hf.layer_graph import LayerGraph
 
 Backend = Callable[[LayerGraph, IntArray, IntArray], FloatArray]
@@ -118,6 +118,8 @@ def register_backend(method: str, name: str, backend: Backend) -> None:
         >>> register_backend("flow", "mine", mine)  # doctest: +SKIP
     """
     check_choice("method", method, METHODS)
+    if not isinstance(name, str) or not callable(backend):
+        raise OptionError(f"a backend needs a name and a function, got {name!r} and {backend!r}")
     if name == "auto" or (method, name) in _BACKENDS:
         raise OptionError(f"there is a backend {name!r} for {method} already; choose another name")
     _BACKENDS[method, name] = backend
@@ -151,12 +153,23 @@ def choose_backend(method: str, backend: str, work: int) -> str:
 def compute(
     method: str, backend: str, graph: LayerGraph, layers: Sequence[int], positions: Sequence[int]
 ) -> FloatArray:
-    """Return a method's unnormalized values, float64 `[layer, position, token]`, by the named backend."""
+    """Return a method's unnormalized values, float64 `[layer, position, token]`, by the named backend.
+
+    Raises:
+        ArrayError: The backend returned something else.
+    """
     function = _BACKENDS[method, backend]
     if isinstance(function, str):
         module, name = function.split(":")
         function = _BACKENDS[method, backend] = getattr(import_module(module), name)
-    return function(graph, np.asarray(layers, dtype=np.int64), np.asarray(positions, dtype=np.int64))
+    values = np.asarray(function(graph, np.asarray(layers, dtype=np.int64), np.asarray(positions, dtype=np.int64)))
+    expected = (len(layers), len(positions), graph.n_tokens)
+    if values.shape != expected or values.dtype != np.float64 or not (values >= 0).all():
+        raise ArrayError(
+            f"backend {backend!r} of {method} returned {values.dtype} {values.shape}; nonnegative float64 "
+            f"[layer, position, token] = {expected} is needed"
+        )
+    return values
 
 
 def select_layers(layer: int | Literal["all"], n_layers: int) -> list[int]:
@@ -171,6 +184,8 @@ def _select(
     layer: int | Literal["all"],
     backend: str,
 ) -> FloatArray:
+    if not isinstance(graph, LayerGraph):
+        raise OptionError(f"graph must be a LayerGraph, got {type(graph).__name__}; make one with LayerGraph(weights)")
     n = graph.n_tokens
     wanted = range(n) if output_positions is None else output_positions
     indices = [wanted] if isinstance(wanted, (int, np.integer)) else wanted

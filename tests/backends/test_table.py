@@ -5,7 +5,7 @@ import pytest
 
 from attnflow_hf import LayerGraph, backends, flow, register_backend, rollout
 from attnflow_hf.backends import NETWORKX_MAX_WORK, backend_names, choose_backend
-from attnflow_hf.errors import OptionError, PositionError
+from attnflow_hf.errors import ArrayError, OptionError, PositionError
 
 GRAPH = LayerGraph(np.full((3, 4, 4), 0.25))
 
@@ -39,6 +39,29 @@ def test_a_registered_backend_gets_checked_indices():
 def test_a_name_is_not_given_twice(name):
     with pytest.raises(OptionError, match=f"there is a backend '{name}' for flow already"):
         register_backend("flow", name, lambda *_: np.zeros((1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.ones((2, 2)), r"returned float64 \(2, 2\); nonnegative float64 .* = \(1, 4, 4\) is needed"),
+        (np.ones((1, 4, 4), dtype=np.float32), "returned float32"),
+        (-np.ones((1, 4, 4)), r"returned float64 \(1, 4, 4\)"),
+        (np.full((1, 4, 4), np.nan), r"returned float64 \(1, 4, 4\)"),
+        ("no", "returned <U2"),
+    ],
+)
+def test_what_a_backend_returns_is_checked(returned, message):
+    register_backend("rollout", "bad", lambda *_: returned)
+    with pytest.raises(ArrayError, match=f"backend 'bad' of rollout {message}"):
+        rollout(GRAPH, backend="bad")
+
+
+def test_a_graph_and_a_function_are_needed():
+    with pytest.raises(OptionError, match=r"graph must be a LayerGraph, got ndarray; make one with LayerGraph\("):
+        flow(GRAPH.weights)
+    with pytest.raises(OptionError, match="a backend needs a name and a function, got None and 3"):
+        register_backend("rollout", None, 3)
 
 
 def test_unknown_names_and_indices():
