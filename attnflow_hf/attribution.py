@@ -224,7 +224,7 @@ class Attribution:
         """
         labels, scores = self.rows(words=words)
         notes = "\n".join(self.notes)
-        print(terminal.render_table(labels, {self.method: scores}, title=self.summary(), notes=notes), end="")
+        terminal.write(terminal.render_table(labels, {self.method: scores}, title=self.summary(), notes=notes))
 
     def rows(self, *, words: bool = False) -> tuple[tuple[str, ...], FloatArray]:
         """Return the labels and scores of a table: tokens, or words.

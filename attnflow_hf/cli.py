@@ -132,9 +132,9 @@ def _quiet_transformers() -> None:
 
 def _write(content: str, output: Path | None, errors: str) -> None:
     if output is None:
-        encoding = "ascii" if errors == "xmlcharrefreplace" else sys.stdout.encoding or "utf-8"
-        sys.stdout.write(content.encode(encoding, errors).decode(encoding))  # no encoding can make the command fail
-        sys.stdout.flush()
+        from attnflow_hf.terminal import write
+
+        write(content.encode("ascii", errors).decode("ascii") if errors == "xmlcharrefreplace" else content, errors)
         return
     from attnflow_hf.storage import write_text
 

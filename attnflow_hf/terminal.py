@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,6 +68,18 @@ def render(parts: Sequence[Table], *, title: str = "", notes: str = "", color: b
             console.print(part, soft_wrap=isinstance(part, Text))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def write(text: str, errors: str = "replace") -> None:
+    """Write `text` to standard output; what its encoding cannot say is replaced, so that none makes it fail.
+
+    Args:
+        text: What to write, as it is.
+        errors: How to replace, one of the names of `str.encode`.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(text.encode(encoding, errors).decode(encoding))
+    sys.stdout.flush()
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import stat
@@ -422,3 +423,11 @@ def test_html_parts_mark_special_tokens_and_show_characters() -> None:
     html = make(tokens_of("don't stop")).to_html_part(words=True)
     assert html.count('class="token special"') == 2
     assert html.count('class="token"') == 2
+
+
+def test_show_works_on_any_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    tokens = tokens_of("don't stop the keys")
+    make(tokens, scores=np.linspace(0, 1, len(tokens))).show()
+    assert b"keys" in written.getvalue()
