@@ -34,27 +34,6 @@ def render_table(
         notes: Lines below it.
         color: Colors, where they are used at all; a table for a file has none.
     """
-    return render([table(labels, columns)], title=title, notes=notes, color=color)
-
-
-def table(labels: Sequence[str], columns: Mapping[str, FloatArray]) -> Table:
-    """Return the table of `render_table`, to be rendered with others."""
-    tokens = [Text(printable(label).replace("\n", "\\n")) for label in labels]
-    names = [Text(printable(name)) for name in columns]
-    bar_width = _bar_width(tokens, names)
-    grid = Table(box=None, pad_edge=False, expand=False, header_style="bold")
-    grid.add_column("token", no_wrap=False, overflow="fold", max_width=_MAX_LABEL)
-    for name in names:
-        grid.add_column(name, justify="right", no_wrap=True)
-        if bar_width:
-            grid.add_column("", width=bar_width)
-    for row, token in enumerate(tokens):
-        grid.add_row(token, *_cells(columns, row, bar_width))
-    return grid
-
-
-def render(parts: Sequence[Table], *, title: str = "", notes: str = "", color: bool = True) -> str:
-    """Return the tables below each other, a title above and notes below, as wide as the terminal."""
     terminal = Console()
     console = Console(
         file=io.StringIO(),
@@ -63,7 +42,7 @@ def render(parts: Sequence[Table], *, title: str = "", notes: str = "", color: b
         no_color=terminal.no_color,
         highlight=False,
     )
-    for part in (Text(printable(title)), *parts, Text(printable(notes), style="dim")):
+    for part in (Text(printable(title)), _table(labels, columns), Text(printable(notes), style="dim")):
         if part:
             console.print(part, soft_wrap=isinstance(part, Text))
     assert isinstance(console.file, io.StringIO)
@@ -87,6 +66,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in _HARMLESS else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def _table(labels: Sequence[str], columns: Mapping[str, FloatArray]) -> Table:
+    tokens = [Text(printable(label).replace("\n", "\\n")) for label in labels]
+    names = [Text(printable(name)) for name in columns]
+    bar_width = _bar_width(tokens, names)
+    grid = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+    grid.add_column("token", no_wrap=False, overflow="fold", max_width=_MAX_LABEL)
+    for name in names:
+        grid.add_column(name, justify="right", no_wrap=True)
+        if bar_width:
+            grid.add_column("", width=bar_width)
+    for row, token in enumerate(tokens):
+        grid.add_row(token, *_cells(columns, row, bar_width))
+    return grid
+
+
 def _bar_width(tokens: Sequence[Text], names: Sequence[Text]) -> int:
     """Return how wide each bar can be beside labels and numbers, the same for all columns; 0 where none fits."""
     label = max([5, *(token.cell_len for token in tokens)])
@@ -102,8 +96,8 @@ def _bar_width(tokens: Sequence[Text], names: Sequence[Text]) -> int:
 def _cells(columns: Mapping[str, FloatArray], row: int, bar_width: int) -> list[Text | Bar]:
     cells: list[Text | Bar] = []
     for number, scores in enumerate(columns.values()):
-        largest = float(np.max(scores, initial=0.0))
+        largest = float(np.max(scores, initial=0.0)) or 1.0
         cells.append(Text(f"{scores[row]:.4f}"))
         if bar_width:
-            cells.append(Bar(largest or 1.0, 0, float(scores[row]), color=_COLORS[number % len(_COLORS)]))
+            cells.append(Bar(1.0, 0, float(scores[row]) / largest, color=_COLORS[number % len(_COLORS)]))
     return cells

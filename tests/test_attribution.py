@@ -428,6 +428,7 @@ def test_html_parts_mark_special_tokens_and_show_characters() -> None:
 def test_show_works_on_any_output(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    make().show()  # its scores are as large and as small as scores can be
     tokens = tokens_of("don't stop the keys")
     make(tokens, scores=np.linspace(0, 1, len(tokens))).show()
     assert b"keys" in written.getvalue()

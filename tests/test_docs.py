@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graph_makers import minilm_graph
 from typer.main import get_command
 
 import attnflow_hf
-from attnflow_hf import Attributor, Options, backends
+from attnflow_hf import Attributor, Options, backends, flow
 from attnflow_hf.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +57,16 @@ def test_python_blocks_print_what_the_readme_shows(tmp_path, monkeypatch):
     failed, tried = doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
     assert not failed, "".join(report)
     assert tried > 10
+
+
+def test_flow_saturates_as_the_readme_says():
+    graph = minilm_graph(64)
+    values = flow(graph)
+    column_sums = np.minimum(1, graph.weights[0].sum(axis=0))
+    assert np.isclose(values, column_sums, rtol=0, atol=1e-9).mean() > 0.9
+    beyond_attention = values[0] - graph.weights[0, 0]
+    assert np.isclose(beyond_attention, np.median(beyond_attention), rtol=0, atol=1e-9).mean() > 0.95
+    assert 0.003 < values[0, 1:-1].std() / values[0, 1:-1].mean() < 0.007
 
 
 def test_there_are_blocks_to_run():
