@@ -12,19 +12,31 @@ _HOMES = {
     "Attribution": "attnflow_hf.attribution",
     "Attributor": "attnflow_hf.attributor",
     "AttnFlowError": "attnflow_hf.errors",
+    "FlowResult": "attnflow_hf.flow_result",
     "LayerGraph": "attnflow_hf.layer_graph",
     "Options": "attnflow_hf.options",
     "flow": "attnflow_hf.backends",
     "register_backend": "attnflow_hf.backends",
     "rollout": "attnflow_hf.backends",
 }
-__all__ = ["AttnFlowError", "Attribution", "Attributor", "LayerGraph", "Options", "flow", "register_backend", "rollout"]
+__all__ = [
+    "AttnFlowError",
+    "Attribution",
+    "Attributor",
+    "FlowResult",
+    "LayerGraph",
+    "Options",
+    "flow",
+    "register_backend",
+    "rollout",
+]
 
 if TYPE_CHECKING:
     from attnflow_hf.attribution import Attribution
     from attnflow_hf.attributor import Attributor
     from attnflow_hf.backends import flow, register_backend, rollout
     from attnflow_hf.errors import AttnFlowError
+    from attnflow_hf.flow_result import FlowResult
     from attnflow_hf.layer_graph import LayerGraph
     from attnflow_hf.options import Options
 

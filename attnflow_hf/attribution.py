@@ -21,6 +21,7 @@ from attnflow_hf.errors import (
     check_finite,
 )
 from attnflow_hf.prediction import Prediction
+from attnflow_hf.saturation import Saturation
 from attnflow_hf.storage import read_token_field, to_plain, write_text
 from attnflow_hf.tokens import Tokens, Word
 
@@ -49,7 +50,8 @@ class Attribution:
         prediction: What the model's head says (about the output position, for one that speaks of each position), or
             `None` where it says nothing.
         model_name: The model's name or class.
-        notes: What a reader must know: that the text was truncated, that there are no offsets.
+        notes: What a reader must know: that the text was truncated, that there are no offsets, that flow is saturated.
+        saturation: Which cuts set the flow values; `None` for other methods.
 
     Raises:
         ArrayError: The scores do not fit the tokens, are not finite or negative.
@@ -68,6 +70,7 @@ class Attribution:
     prediction: Prediction | None = None
     model_name: str = ""
     notes: tuple[str, ...] = ()
+    saturation: Saturation | None = None
 
     def __post_init__(self) -> None:
         """Check that the scores fit the tokens; copy and freeze them."""
@@ -172,6 +175,7 @@ class Attribution:
             own["scores"] = np.array(own["scores"], dtype=np.float64)
             own["notes"] = tuple(own["notes"])
             own["prediction"] = None if own["prediction"] is None else Prediction(**own["prediction"])
+            own["saturation"] = None if own["saturation"] is None else Saturation(**own["saturation"])
             if isinstance(own["head_reduction"], list):
                 own["head_reduction"] = tuple(own["head_reduction"])
             return cls(alignment=alignment, **own)

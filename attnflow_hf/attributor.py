@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,7 +20,7 @@ from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import METHODS, backend_names, choose_backend, compute, select_layers
 from attnflow_hf.capture import capture, max_positions, n_embeddings, reads_padding
-from attnflow_hf.errors import ArrayError, CaptureError, FloatArray, OptionError
+from attnflow_hf.errors import ArrayError, CaptureError, FloatArray, OptionError, SaturationWarning
 from attnflow_hf.inputs import (
     Sample,
     Text,
@@ -34,6 +35,7 @@ from attnflow_hf.layer_graph import LayerGraph, mix_residual
 from attnflow_hf.options import Options, OutputPosition
 from attnflow_hf.prediction import predict
 from attnflow_hf.readout import read_out, resolve_position
+from attnflow_hf.saturation import Saturation, measure_saturation
 
 EMBEDDED_MODEL = "verb_number"
 
@@ -86,6 +88,7 @@ class Attributor:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self._has_warned = False
 
     @classmethod
     def from_pretrained(
@@ -174,6 +177,7 @@ class Attributor:
         """
         options = Options(backend, layer, output_position, head_reduction, residual_weight, normalize, special_tokens)
         results = [by_method[method] for by_method in self._attribute(inputs, [method], options, truncation)]
+        self._warn_of_saturation(results)
         return results[0] if _is_single(inputs, len(results)) else results
 
     def compare(
@@ -211,6 +215,19 @@ class Attributor:
         """The name the model was loaded by, or its class."""
         name = str(self.model.config.name_or_path or "")
         return (Path(name).name if Path(name).exists() else name) or type(self.model).__name__
+
+    def _warn_of_saturation(self, results: Sequence[Attribution]) -> None:
+        """Warn once, where the caller stands, that flow says little; each such attribution says so in its notes."""
+        for result in results:
+            if result.saturation is not None and result.saturation.is_saturated and not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"flow says little about output position {result.position_name} of layer {result.layer}: "
+                    f"its {result.saturation.describe()}. A lower layer, or method='rollout', tells more; the README "
+                    "explains why. This is said once; see `notes` and `saturation` of each attribution",
+                    SaturationWarning,
+                    stacklevel=3,
+                )
 
     def _attribute(
         self, inputs: Any, methods: Sequence[str], options: Options, truncation: bool
@@ -287,6 +304,7 @@ class Attributor:
         layers = select_layers(options.layer, graph.n_layers)
         wanted = range(graph.n_tokens) if isinstance(position, str) else [position]
         values = compute(method, backend, graph, layers, list(wanted))
+        saturation = measure_saturation(graph, layers, list(wanted), values) if method == "flow" else None
         tokens, scores = read_out(reading.sample.tokens, values, position, options)
         return Attribution(
             alignment=tokens,
@@ -301,7 +319,8 @@ class Attributor:
             special_tokens=options.special_tokens,
             prediction=predict(self.model, self.tokenizer, reading.logits, reading.sample.tokens.input_ids, position),
             model_name=self.model_name,
-            notes=_notes(reading.sample),
+            notes=_notes(reading.sample, saturation),
+            saturation=saturation,
         )
 
 
@@ -351,7 +370,7 @@ def _plain_heads(head_reduction: HeadReduction) -> str | int | tuple[int, ...]:
     )
 
 
-def _notes(sample: Sample) -> tuple[str, ...]:
+def _notes(sample: Sample, saturation: Saturation | None) -> tuple[str, ...]:
     notes = []
     if sample.tokens.n_truncated:
         notes.append(
@@ -361,4 +380,6 @@ def _notes(sample: Sample) -> tuple[str, ...]:
         notes.append(
             "there are no character offsets and word ids: this tokenizer, or this encoding, does not tell them"
         )
+    if saturation is not None and saturation.is_saturated:
+        notes.append(f"flow says little about this position: its {saturation.describe()}")
     return tuple(notes)

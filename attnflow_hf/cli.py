@@ -147,7 +147,7 @@ def _render_table(attributions: list[Attribution], words: bool, to_screen: bool)
 
     labels = attributions[0].rows(words=words)[0]
     columns = {found.method: found.rows(words=words)[1] for found in attributions}
-    notes = "\n".join(attributions[0].notes)
+    notes = "\n".join(dict.fromkeys(note for attribution in attributions for note in attribution.notes))
     return render_table(labels, columns, title=_title(attributions[0]), notes=notes, color=to_screen)
 
 

@@ -1,5 +1,6 @@
 """Every exception of the package, and the checks of options, indices and arrays used at its boundaries."""
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -38,8 +39,20 @@ class CaptureError(AttnFlowError, RuntimeError):
     """A model gives no attentions, or some that cannot be made into a layer graph."""
 
 
+class FlowError(AttnFlowError, RuntimeError):
+    """A maximum flow was not finished, or a certificate does not hold."""
+
+
+class TooLargeError(AttnFlowError, MemoryError):
+    """What is asked for needs more memory than the machine has."""
+
+
 class FileFormatError(AttnFlowError, ValueError):
     """A file is not what it should be."""
+
+
+class SaturationWarning(UserWarning):
+    """Nearly all flow values are set by cuts at the two ends, so that they say little about the output position."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -76,6 +89,26 @@ def check_index(name: str, value: object, size: int) -> int:
     if not -size <= value < size:
         raise PositionError(f"{name} {value} is out of range: there are {size}, so use {-size} to {size - 1}")
     return int(value) % size
+
+
+def check_memory(what: str, n_bytes: int) -> None:
+    """Raise `TooLargeError` if `n_bytes` are more than the machine's memory, before any of it is taken.
+
+    Args:
+        what: What needs the memory, for the message.
+        n_bytes: How much.
+
+    Raises:
+        TooLargeError: It names both sizes.
+    """
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= names.keys():
+        return  # the system does not tell; NumPy's MemoryError names the size
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if n_bytes > available > 0:
+        raise TooLargeError(
+            f"{what} would need {n_bytes / 1e9:,.1f} GB of memory; this machine has {available / 1e9:,.1f} GB"
+        )
 
 
 def check_finite(name: str, array: npt.NDArray[np.floating]) -> None:

@@ -19,7 +19,7 @@ from attnflow_hf.attentions import (
     read_heads,
     reduce_heads,
 )
-from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, OptionError
+from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, OptionError, check_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,7 @@ class LayerGraph:
 
     def __init__(self, weights: npt.ArrayLike) -> None:
         """Copy, check and freeze `weights` `[layer, query, key]`."""
+        check_memory("the layer graph", 8 * int(np.size(weights)))
         array = np.array(weights, dtype=np.float64, order="C")
         _check_weights(array)
         array.setflags(write=False)
@@ -137,6 +138,44 @@ class LayerGraph:
     def is_causal(self) -> bool:
         """Whether no layer has an edge from a query to a later key."""
         return not np.triu(self.weights, k=1).any()
+
+    def cut_capacity(self, cut: npt.NDArray[np.bool_]) -> FloatArray:
+        """Return the capacity of a cut: the total weight of the edges from the source's side to the sink's side.
+
+        By the max-flow min-cut theorem no flow is greater than the capacity of any cut that parts its source from its
+        sink, and one of that capacity exists (Ford & Fulkerson 1956). It is summed from the weights alone.
+
+        Args:
+            cut: bool `[..., level, token]`: whether a node is on the source's side. Level 0 holds the input tokens;
+                there are at most as many levels above it as layers.
+
+        Returns:
+            float64 `[...]`; `inf` where an unlimited edge crosses.
+
+        Raises:
+            ArrayError: The cut is not boolean, or does not fit the graph.
+
+        Example:
+            >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]]])
+            >>> cut = np.array([[True, False], [False, True]])  # from position 1 to token 1
+            >>> float(graph.cut_capacity(cut))
+            0.5
+        """
+        cut = np.asarray(cut)
+        if cut.dtype != np.bool_ or cut.ndim < 2 or cut.shape[-1] != self.n_tokens:
+            raise ArrayError(
+                f"a cut is bool [..., level, token] with {self.n_tokens} tokens, got {cut.dtype} {cut.shape}"
+            )
+        if not 2 <= cut.shape[-2] <= self.n_layers + 1:
+            raise ArrayError(f"a cut of this graph has 2 to {self.n_layers + 1} levels, got {cut.shape[-2]}")
+        total = np.zeros(cut.shape[:-2])
+        for layer in range(cut.shape[-2] - 1):
+            above, below = cut[..., layer + 1, :], ~cut[..., layer, :]
+            unlimited = np.isinf(np.diagonal(self.weights[layer]))
+            finite = np.where(np.isinf(self.weights[layer]), 0.0, self.weights[layer])
+            total += ((above.astype(np.float64) @ finite) * below).sum(axis=-1)
+            total[(above & below & unlimited).any(axis=-1)] = np.inf
+        return total
 
     def __repr__(self) -> str:
         """Return the size in words."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from attnflow_hf.prediction import Prediction
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,7 +36,7 @@ def to_plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, tuple):
         return list(value)
-    return asdict(value) if isinstance(value, Prediction) else value
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def read_token_field(name: str, values: dict[str, Any]) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from attnflow_hf.errors import ArrayError, FloatArray, IntArray, OptionError, check_choice, check_index
+from attnflow_hf.flow_result import FlowResult
 from attnflow_hf.layer_graph import LayerGraph
 
 Backend = Callable[[LayerGraph, IntArray, IntArray], FloatArray]
@@ -21,6 +23,8 @@ _BACKENDS: dict[tuple[str, str], str | Backend] = {
     ("flow", "numba"): "attnflow_hf.backends.flow_numba:flow",
 }
 METHODS = ("raw", "rollout", "flow")
+
+_logger = logging.getLogger("attnflow_hf")
 
 NETWORKX_MAX_WORK = 4_000
 """Up to so many (pairs x edges) the networkx backend needs some 20 ms, less than it takes to load compiled code."""
@@ -61,13 +65,53 @@ def rollout(
     return _select("rollout", graph, output_positions, layer, backend)
 
 
+@overload
 def flow(
     graph: LayerGraph,
     *,
     output_positions: Sequence[int] | int | None = None,
     layer: int | Literal["all"] = -1,
     backend: str = "auto",
-) -> FloatArray:
+    certificate: Literal[False] = False,
+    paths: Literal[False] = False,
+    max_work: None = None,
+    n_threads: int | None = None,
+) -> FloatArray: ...
+@overload
+def flow(
+    graph: LayerGraph,
+    *,
+    output_positions: Sequence[int] | int | None = None,
+    layer: int | Literal["all"] = -1,
+    backend: str = "auto",
+    certificate: bool = False,
+    paths: bool = False,
+    max_work: int | None = None,
+    n_threads: int | None = None,
+) -> FloatArray | FlowResult: ...
+@overload
+def flow(
+    graph: Sequence[LayerGraph],
+    *,
+    output_positions: Sequence[int] | int | None = None,
+    layer: int | Literal["all"] = -1,
+    backend: str = "auto",
+    certificate: bool = False,
+    paths: bool = False,
+    max_work: int | None = None,
+    n_threads: int | None = None,
+) -> list[FloatArray] | list[FlowResult]: ...
+def flow(
+    graph: LayerGraph | Sequence[LayerGraph],
+    *,
+    output_positions: Sequence[int] | int | None = None,
+    layer: int | Literal["all"] = -1,
+    backend: str = "auto",
+    certificate: bool = False,
+    paths: bool = False,
+    max_work: int | None = None,
+    n_threads: int | None = None,
+) -> FloatArray | FlowResult | list[FloatArray] | list[FlowResult]:
     """Return the attention flow of a layer graph: one exact maximum flow for each (output position, input token).
 
     The source is the node of the output position on top of the explained layer, the sink an input token, the
@@ -75,27 +119,81 @@ def flow(
     is also the least total weight of edges whose removal would part the two.
 
     Args:
-        graph: Any nonnegative edge weights; `inf` on the diagonal is an edge without limit.
+        graph: Any nonnegative edge weights; `inf` on the diagonal is an edge without limit. A list of graphs, which may
+            differ in size, gives a list of results; they share the threads.
         output_positions: The rows wanted: an index, a list of indices (negative ones count from the end), or
             `None` for every position (as many times the work).
         layer: The explained layer; negative counts from the last; `"all"` for every layer.
         backend: `"numba"` (compiled, fast), `"networkx"` (the readable reference, slow), or `"auto"`: networkx
-            for the smallest graphs, numba for all others. They agree to 1e-9.
+            for the smallest graphs, numba for all others. They agree to 1e-9. What `"auto"` takes is logged
+            (`logging.getLogger("attnflow_hf")`, debug). All options below need numba, and `"auto"` then takes it.
+        certificate: Return a `FlowResult` with a minimum cut for each pair, which shows that the value is right. It
+            costs some of the time, and a byte for each node and pair.
+        paths: Return a `FlowResult` that knows the flow on each edge, and the paths it takes.
+        max_work: Give a pair up after so many pushes (a million take about 20 ms), and return a `FlowResult` with
+            bounds for its value. By default a search has no limit up to 1,024 tokens; above it is 20 million, and a
+            flow that is not finished by then is an error.
+        n_threads: How many threads; by default one for each core that the process may use.
 
     Returns:
         Unnormalized values, float64 `[position, token]`, or `[layer, position, token]` with `layer="all"`;
-        0 where no path leads, `inf` where a path without limit does.
+        0 where no path leads, `inf` where a path without limit does. With `certificate`, `paths` or `max_work` a
+        `FlowResult`, whose `values` they are.
 
     Raises:
         PositionError: A position or the layer is out of range.
-        OptionError: An unknown backend.
+        OptionError: An unknown backend, or an option that it does not have.
+        TooLargeError: The result needs more memory than there is.
+        FlowError: A flow of more than 1,024 tokens was not finished.
 
     Example:
         >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]])
         >>> flow(graph, output_positions=[1])
         array([[1. , 0.5]])
+        >>> result = flow(graph, output_positions=[1], certificate=True)
+        >>> result.values, result.gaps
+        (array([[1. , 0.5]]), array([[0., 0.]]))
     """
-    return _select("flow", graph, output_positions, layer, backend)
+    graphs = [graph] if isinstance(graph, LayerGraph) else list(graph)
+    rich = certificate or paths or max_work is not None
+    if rich and backend == "auto":
+        backend = "numba"
+    questions = [_question(each, output_positions, layer) for each in graphs]
+    work = sum(len(layers) * len(rows) * g.n_tokens * g.weights.size for g, layers, rows in questions)
+    chosen = choose_backend("flow", backend, work)
+    if chosen != "numba":
+        if rich or n_threads is not None:
+            raise OptionError(
+                f"certificate, paths, max_work and n_threads are options of backend 'numba'; got {chosen!r}"
+            )
+        results: list[Any] = [compute("flow", chosen, *question) for question in questions]
+    else:
+        results = _solve(questions, rich, certificate, paths, max_work, n_threads)
+    if layer != "all":
+        results = [each.without_layer_axis() if rich else each[0] for each in results]
+    return results[0] if isinstance(graph, LayerGraph) else results
+
+
+def _solve(
+    questions: Sequence[tuple[LayerGraph, list[int], list[int]]],
+    rich: bool,
+    certificate: bool,
+    paths: bool,
+    max_work: int | None,
+    n_threads: int | None,
+) -> list[Any]:
+    """Return the flows of all graphs by the numba backend, as results or as plain values."""
+    flow_numba = import_module("attnflow_hf.backends.flow_numba")
+    results: list[FlowResult] = flow_numba.solve_graphs(
+        [graph for graph, _, _ in questions],
+        [np.asarray(layers, dtype=np.int64) for _, layers, _ in questions],
+        [np.asarray(rows, dtype=np.int64) for _, _, rows in questions],
+        certificate=certificate,
+        paths=paths,
+        max_work=max_work,
+        n_threads=n_threads,
+    )
+    return results if rich else [flow_numba.check_finished(each) for each in results]
 
 
 def register_backend(method: str, name: str, backend: Backend) -> None:
@@ -147,7 +245,9 @@ def choose_backend(method: str, backend: str, work: int) -> str:
         return backend
     if method != "flow":
         return "numpy"
-    return "networkx" if work <= NETWORKX_MAX_WORK else "numba"
+    chosen = "networkx" if work <= NETWORKX_MAX_WORK else "numba"
+    _logger.debug("flow of %s pairs x edges: backend %s", f"{work:,}", chosen)
+    return chosen
 
 
 def compute(
@@ -184,13 +284,19 @@ def _select(
     layer: int | Literal["all"],
     backend: str,
 ) -> FloatArray:
+    question = _question(graph, output_positions, layer)
+    values = compute(method, choose_backend(method, backend, 0), *question)
+    return values if layer == "all" else values[0]
+
+
+def _question(
+    graph: LayerGraph, output_positions: Sequence[int] | int | None, layer: int | Literal["all"]
+) -> tuple[LayerGraph, list[int], list[int]]:
+    """Return the graph with the checked indices of the layers and positions that are wanted."""
     if not isinstance(graph, LayerGraph):
         raise OptionError(f"graph must be a LayerGraph, got {type(graph).__name__}; make one with LayerGraph(weights)")
     n = graph.n_tokens
     wanted = range(n) if output_positions is None else output_positions
     indices = [wanted] if isinstance(wanted, (int, np.integer)) else wanted
-    positions = [check_index("output position", position, n) for position in indices]
-    layers = select_layers(layer, graph.n_layers)
-    chosen = choose_backend(method, backend, len(layers) * len(positions) * n * graph.weights.size)
-    values = compute(method, chosen, graph, layers, positions)
-    return values if layer == "all" else values[0]
+    rows = [check_index("output position", position, n) for position in indices]
+    return graph, select_layers(layer, graph.n_layers), rows

@@ -10,7 +10,7 @@ import pytest
 from graph_makers import MAKERS, make_graph, minilm_graph, stories_graph
 from numpy.testing import assert_allclose, assert_array_equal
 
-from attnflow_hf.backends import flow_networkx, flow_numba
+from attnflow_hf.backends import flow_dinic, flow_networkx, flow_numba, flow_workspace
 from attnflow_hf.layer_graph import LayerGraph
 
 
@@ -124,14 +124,18 @@ def test_numba_agrees_with_networkx_on_real_attentions(make, n):
     assert_allclose(flow_numba.flow(graph, layers, positions), expected, rtol=1e-9)
 
 
-def test_many_pairs_in_threads_are_the_same_as_few(monkeypatch):
-    graph = make_graph("sharp", 5, 12)
-    layers, positions = np.array([2, 4]), np.tile(np.arange(12), 20)
-    one_by_one = np.stack([flow_numba.flow(graph, layers, positions[i : i + 1]) for i in range(12)], axis=1)[:, :, 0]
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
+def test_threads_change_nothing(monkeypatch, n_threads):
+    graph = make_graph("sharp", 5, 70)
     monkeypatch.setattr(flow_numba, "MIN_WORK_OF_A_THREAD", 1)
-    monkeypatch.setattr(flow_numba.numba.config, "NUMBA_NUM_THREADS", 3)
-    assert flow_numba._count_threads_and_shares(240 * 12, 5, 12) == (3, 30)
-    assert_array_equal(flow_numba.flow(graph, layers, positions), np.tile(one_by_one, (1, 20, 1)))
+    monkeypatch.setattr(flow_numba.numba.config, "NUMBA_NUM_THREADS", n_threads)
+    question = [np.array([2, 4])], [np.array([3, 69, 3])]
+    values = flow_numba.solve_graphs([graph], *question)[0].lower
+    assert_array_equal(values, flow_numba.solve_graphs([graph], *question, n_threads=1)[0].lower)
+    one_by_one = [
+        flow_numba.flow(graph, np.array([layer]), np.array([row]))[0, 0] for layer in (2, 4) for row in (3, 69)
+    ]
+    assert_array_equal(values[:, [0, 1]].reshape(4, 70), one_by_one)
 
 
 def test_several_callers_at_the_same_time():
@@ -166,24 +170,23 @@ def test_an_error_in_a_thread_is_raised_and_ends_the_others(monkeypatch):
         raise MemoryError("no room")
 
     monkeypatch.setattr(flow_numba, "MIN_WORK_OF_A_THREAD", 1)
-    monkeypatch.setattr(flow_numba.numba.config, "NUMBA_NUM_THREADS", 2)
-    monkeypatch.setattr(flow_numba, "_new_workspace", fail)
-    assert flow_numba._count_threads_and_shares(240 * 8, 4, 8) == (2, 30)
+    monkeypatch.setattr(flow_numba, "new_workspace", fail)
+    graphs = [make_graph("sharp", 4, 8, seed=seed) for seed in range(30)]
     with pytest.raises(MemoryError, match="no room"):
-        flow_numba.flow(make_graph("sharp", 4, 8), np.array([3]), np.tile(np.arange(8), 30))
-    assert len(calls) < 30
+        flow_numba.solve_graphs(graphs, [np.array([3])] * 30, [np.arange(8)] * 30, n_threads=2)
+    assert len(calls) <= 4
 
 
 def test_importing_compiles_nothing_and_the_first_call_says_what_it_does(tmp_path):
     program = (
         "import logging, numpy as np\n"
         "logging.basicConfig(level=logging.INFO, format='%(name)s %(message)s')\n"
-        "from attnflow_hf.backends import flow_numba\n"
+        "from attnflow_hf.backends import flow_dinic, flow_numba\n"
         "from attnflow_hf.layer_graph import LayerGraph\n"
-        "print(len(flow_numba._solve.signatures))\n"
+        "print(len(flow_dinic.solve.signatures))\n"
         "graph = LayerGraph(np.full((3, 2, 2), 0.5))\n"
         "for _ in range(2): values = flow_numba.flow(graph, np.array([2]), np.array([0]))\n"
-        "print(len(flow_numba._solve.signatures), values.tolist())\n"
+        "print(len(flow_dinic.solve.signatures), values.tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["0", "1 [[[1.0, 1.0]]]"]
@@ -194,7 +197,7 @@ def test_all_graphs_run_the_same_machine_code():
     """Each new combination of array types would compile for seconds, and again in each process without a cache."""
     for graph in (make_graph("sharp", 3, 1), make_graph("causal", 4, 5), LayerGraph([[[1, 0], [0, 1]]] * 3)):
         flow_numba.flow(graph, np.array([2]), np.array([0]))
-    assert len(flow_numba._solve.signatures) == 1
+    assert len(flow_dinic.solve.signatures) == 1
 
 
 def test_without_a_folder_to_write_to_it_is_compiled_without_cache(monkeypatch):
@@ -203,5 +206,5 @@ def test_without_a_folder_to_write_to_it_is_compiled_without_cache(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: (function, options["nogil"])
 
-    monkeypatch.setattr(flow_numba.numba, "njit", njit)
-    assert flow_numba._compiled(len) == (len, True)
+    monkeypatch.setattr(flow_workspace.numba, "njit", njit)
+    assert flow_workspace.compiled(len) == (len, True)

@@ -1,0 +1,412 @@
+"""Dinic's algorithm on one layered graph after the other, compiled: exact, and its work follows the flow.
+
+A maximum flow of one (output position, token) pair touches a few edges a node, out of the `n` that each node has. So
+nothing here walks over all `L n^2` edges for a pair: the search for shortest paths looks once at each node, and a
+phase of pushes at those edges that it uses, and at few more.
+
+Numbering. `top` is the number of layers below the source, which stands on that level; the sink is on level 0. The nodes
+between have the numbers `level * n + position`. The edges between those nodes, here called inner edges, have the
+numbers `(v - 2 n) n + k`, from node `v` to position `k` of the level below. The edges of the source and of the sink are
+kept as what each node of the highest level may still take (`supply`) and each of level 1 may still give (`demand`).
+
+Phases. Each phase labels the nodes with their distance to the sink and sends all that goes along falling labels. A
+node tries its edges in one order and never goes back, so that what is left of the one it has come to is all that must
+be known: the capacities stay as they are, and what was sent stands in a log. Most pairs need one phase, and after it a
+full cut can be read off: all edges into the sink, all out of the source, or all out of the output position's own column
+of nodes. Only if there is none of these the log is settled: what was sent is taken from the spare capacities, and each
+edge that carries flow keeps one push.
+
+Start. What goes straight down, or along stars around the two ends, can be sent as vectors before the first phase. This
+halves the work of some graphs and is lost on others, so both ways are tried on each source's first few sinks.
+
+Lists. The nodes that a node can send to, those of the level below with the next label, stand side by side in `alive`.
+When a quarter of such a list is dead it is closed up, and the cursors that point into it are moved along.
+
+Exactness. All is float64 and there is no tolerance. What is sent is the least of three numbers, and `a - b` is zero
+for no `b` but `a`; so an edge is full when nothing is left of it. An edge's flow is kept beside its spare capacity, as
+1 - 1e-300 is 1; and what a node has sent is summed up, not subtracted from what it was asked for.
+"""
+
+import numpy as np
+
+from attnflow_hf.backends.flow_push import send_all
+from attnflow_hf.backends.flow_search import label_by_level, label_by_search
+from attnflow_hf.backends.flow_star import send_star
+from attnflow_hf.backends.flow_workspace import (
+    COPIED,
+    DETOURED,
+    HIGH,
+    LOW,
+    N_LOGGED,
+    N_OPEN,
+    N_PUSHES,
+    N_SEARCHES,
+    N_SETTLED,
+    STARRED,
+    U,
+    Workspace,
+    compiled,
+    inlined,
+)
+from attnflow_hf.errors import BoolArray, FloatArray, IntArray
+
+UNFINISHED, SOURCE_SIDE, SINK_COLUMN, OWN_COLUMN, INNER = range(5)
+"""What has ended the search: too many pushes, or the full cut that was found."""
+
+N_TRIALS, RETRIAL = 8, 16
+"""So many pairs of a source try both starts in turn; later one in so many tries the start that was worse."""
+
+STAR_WORK = 0.7
+"""What the star costs for each node, in pushes."""
+
+
+@compiled
+def solve(
+    work: Workspace,
+    weights: FloatArray,
+    inner: FloatArray,
+    sink_weights: FloatArray,
+    top: int,
+    is_causal: bool,
+    source: int,
+    sinks: IntArray,
+    largest: float,
+    max_pushes: int,
+    values: FloatArray,
+    bounds: FloatArray,
+    ends: IntArray,
+    n_pushes: IntArray,
+    cuts: BoolArray,
+) -> None:
+    """Write the flow value of each sink into `values`, and how its search has ended into `ends`.
+
+    Dinic's algorithm: as long as the sink can be reached, label the nodes with their distance to it, and send as much
+    as goes along falling labels. The distance grows from one such phase to the next.
+
+    Args:
+        work: Made for at least `top` layers of as many tokens.
+        weights: The capacities, `[layer * n * n + query * n + key]`; no path from the source to a sink is unlimited.
+        inner: Those of the inner edges: the same from `n * n` on.
+        sink_weights: Those of the lowest layer, `[key * n + query]`.
+        top: How many layers there are below the source, at least 3.
+        is_causal: Whether no edge leads to a later position.
+        source: The output position.
+        sinks: The tokens.
+        largest: The largest of all capacities.
+        max_pushes: After so many pushes a pair is given up.
+        values: One for each sink.
+        bounds: Likewise; values that the maximum flows cannot pass.
+        ends: Likewise; `UNFINISHED` or the full cut.
+        n_pushes: Likewise.
+        cuts: `[sink, level, position]`, which nodes are on the source's side; not written if it has no rows.
+    """
+    n = len(work.supply)
+    _prepare(work, inner, top, n, source)
+    star_work = plain_work = 0.0
+    n_star = n_plain = 0
+    for index in range(len(sinks)):
+        sink = sinks[index]
+        # In a causal graph only the tokens from the sink to the source can lie on a path.
+        low, high = (sink, source + 1) if is_causal else (0, n)
+        _put_back(work, inner, n)
+        values[index] = 0.0
+        ends[index] = SOURCE_SIDE
+        with_star = _is_star_better(index, star_work * n_plain, plain_work * n_star) and largest < np.inf
+        work.counts[STARRED] = with_star
+        work.counts[LOW], work.counts[HIGH] = low, high
+        if low < high:
+            values[index], ends[index] = _solve_pair(
+                work, weights, inner, sink_weights, top, n, low, high, source, sink, largest, max_pushes
+            )
+            if with_star:
+                star_work += _work_done(work, top, high - low) + STAR_WORK * top * (high - low)
+                n_star += 1
+            else:
+                plain_work += _work_done(work, top, high - low)
+                n_plain += 1
+        bounds[index] = values[index]
+        if ends[index] == UNFINISHED:
+            bounds[index] += min(_sum(work.supply, low, high), _sum(work.demand, low, high))
+        n_pushes[index] = work.counts[N_PUSHES]
+        if len(cuts) > 0:
+            _write_cut(work, top, n, low, high, source, sink, ends[index], cuts[index])
+
+
+@compiled
+def _is_star_better(index: int, star_work: float, plain_work: float) -> bool:
+    """Whether the next pair is to start with the star: both ways are tried in turn, then mostly the better one."""
+    if index < N_TRIALS:
+        return index % 2 == 0
+    return (star_work <= plain_work) != (index % RETRIAL == 0)
+
+
+@compiled
+def _work_done(work: Workspace, top: int, width: int) -> float:
+    """Return about how long the last pair took, in pushes."""
+    counts = work.counts
+    n_pushes: float = counts[N_PUSHES] + 1.3 * counts[N_SETTLED] + 0.8 * counts[N_SEARCHES] * top * width
+    return n_pushes
+
+
+@compiled
+def _prepare(work: Workspace, inner: FloatArray, top: int, n: int, source: int) -> None:
+    """Read what all pairs of a source have in common: the straight edges, and the edges out of its column."""
+    for level in range(2, top):
+        start = (level - 2) * n * n
+        for k in range(n):
+            work.all_straight[U(level * n + k)] = inner[U(start + k * n + k)]
+            work.all_row[U(level * n + k)] = inner[U(start + source * n + k)]
+    for k in range(n):
+        narrowest = np.inf
+        for level in range(2, top):
+            narrowest = min(narrowest, work.all_straight[U(level * n + k)])
+        work.narrowest[U(k)] = narrowest
+
+
+@compiled
+def _solve_pair(
+    work: Workspace,
+    weights: FloatArray,
+    inner: FloatArray,
+    sink_weights: FloatArray,
+    top: int,
+    n: int,
+    low: int,
+    high: int,
+    source: int,
+    sink: int,
+    largest: float,
+    max_pushes: int,
+) -> tuple[float, int]:
+    supply = work.supply
+    value = _start(work, weights, inner, sink_weights, top, n, low, high, source, sink, largest)
+    label_by_level(work, top, n, low, high, source, sink)
+    value += send_all(work, inner, top, n, low, high, source, sink, top, max_pushes)
+    end = _full_cut(work, top, n, low, high, source, sink)
+    while end == UNFINISHED and work.counts[N_PUSHES] < max_pushes:
+        settle(work, inner, top, n, source, sink)
+        distance = label_by_search(work, top, n, low, high)
+        if distance == 0:
+            end = INNER
+        else:
+            value += send_all(work, work.spare_read, top, n, low, high, source, sink, distance, max_pushes)
+            if work.counts[N_OPEN] == 0:
+                end = SINK_COLUMN
+            elif _all_zero(supply, low, high):
+                end = SOURCE_SIDE
+    return value, end
+
+
+@compiled
+def _start(
+    work: Workspace,
+    weights: FloatArray,
+    inner: FloatArray,
+    sink_weights: FloatArray,
+    top: int,
+    n: int,
+    low: int,
+    high: int,
+    source: int,
+    sink: int,
+    largest: float,
+) -> float:
+    """Write the edges of the source and the sink; send the star, if it is wanted; return how much it carries.
+
+    A star that carries little beside the capacities is not kept: what its edges carry is found by subtraction.
+    """
+    value = 0.0
+    for turn in range(2):
+        for k in range(low, high):
+            work.supply[U(k)] = weights[U(((top - 1) * n + source) * n + k)]
+            work.demand[U(k)] = sink_weights[U(sink * n + k)]
+        if work.counts[STARRED] == 0 or turn == 1:
+            work.counts[STARRED] = 0
+            return 0.0
+        for level in range(2, top):
+            start = (level - 2) * n * n + sink
+            for v in range(level * n + low, level * n + high):
+                work.straight[U(v)] = work.all_straight[U(v)]
+            for v in range(level * n + low, level * n + high):
+                work.row[U(v)] = work.all_row[U(v)]
+            for k in range(low, high):
+                work.column[U(level * n + k)] = inner[U(start + k * n)]
+        value = send_star(work, top, n, low, high, source, sink)
+        if value >= largest / 1024:
+            break
+    return value
+
+
+@compiled
+def _log_star(work: Workspace, inner: FloatArray, top: int, n: int, source: int, sink: int) -> None:
+    """Log what the star has sent over each edge."""
+    for level in range(2, top):
+        for k in range(work.counts[LOW], work.counts[HIGH]):
+            v = level * n + k
+            edge = (v - 2 * n) * n
+            _log(work, v, v - n, inner[U(edge + k)] - work.straight[U(v)])
+            if k != sink:
+                _log(work, v, (level - 1) * n + sink, inner[U(edge + sink)] - work.column[U(v)])
+            if k not in (source, sink):
+                edge = (level - 2) * n * n + source * n + k
+                _log(work, level * n + source, v - n, inner[U(edge)] - work.row[U(v)])
+
+
+@inlined
+def _log(work: Workspace, upper: int, lower: int, amount: float) -> None:
+    if amount > 0.0:
+        at = work.counts[N_LOGGED] + 1
+        work.counts[N_LOGGED] = at
+        push = work.log[U(at)]
+        push.carried = amount
+        push.upper = upper
+        push.lower = lower
+
+
+@compiled
+def _all_zero(numbers: FloatArray, low: int, high: int) -> bool:
+    for k in range(low, high):  # noqa: SIM110 (numba does not compile any() of a generator)
+        if numbers[U(k)] > 0.0:
+            return False
+    return True
+
+
+@compiled
+def _sum(numbers: FloatArray, low: int, high: int) -> float:
+    total = 0.0
+    for k in range(low, high):
+        total += numbers[U(k)]
+    return total
+
+
+@compiled
+def _full_cut(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> int:
+    """Return which cut the first phase has filled that can be read off, or `UNFINISHED`."""
+    if work.counts[N_OPEN] == 0:
+        return SINK_COLUMN
+    if _all_zero(work.supply, low, high):
+        return SOURCE_SIDE
+    if _is_own_column_full(work, top, n, low, high, source, sink):
+        return OWN_COLUMN
+    if work.counts[STARRED] == 0 and _are_dead_cut_off(work, top, n, low, high):
+        return INNER
+    return UNFINISHED
+
+
+@compiled
+def _is_own_column_full(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> bool:
+    """Whether nothing is left of the edges out of the source's column, and nothing has come back into it."""
+    if source == sink or work.counts[DETOURED] or work.demand[U(source)] > 0.0:
+        return False
+    if not (_all_zero(work.supply, low, source) and _all_zero(work.supply, source + 1, high)):
+        return False
+    for level in range(2, top):  # noqa: SIM110
+        if work.n_full[level * n + source] < high - low - 1:
+            return False
+    return True
+
+
+@compiled
+def _are_dead_cut_off(work: Workspace, top: int, n: int, low: int, high: int) -> bool:
+    """Whether the dead nodes are cut off from the sink, and the source can reach no others.
+
+    A node is dead in the first phase when each of its edges is full or leads to the dead. They are cut off if none of
+    them has got flow from a node that is alive, to which it could give it back.
+    """
+    label = work.label
+    for k in range(low, high):
+        if work.supply[U(k)] > 0.0 and label[U((top - 1) * n + k)] > 0:
+            return False
+    for at in range(1, work.counts[N_LOGGED] + 1):
+        push = work.log[U(at)]
+        if label[U(push.upper)] > 0 and label[U(push.lower)] == 0:
+            return False
+    return True
+
+
+@compiled
+def settle(work: Workspace, inner: FloatArray, top: int, n: int, source: int, sink: int) -> None:
+    """Take what was pushed since the last time from the spare capacities, and give each edge one push of its own."""
+    spare, counts = work.spare, work.counts
+    if counts[COPIED] == 0:
+        for edge in range(len(spare)):
+            spare[U(edge)] = inner[U(edge)]
+        counts[COPIED] = 1
+    if counts[STARRED] == 1:
+        _log_star(work, inner, top, n, source, sink)
+        counts[STARRED] = 0
+    n_settled = counts[N_SETTLED]
+    for at in range(n_settled + 1, counts[N_LOGGED] + 1):
+        push = work.log[U(at)]
+        if push.upper < 0:
+            undone = work.log[U(push.lower)]
+            undone.carried -= push.carried
+            spare[U(_edge(work, n, undone.upper, undone.lower))] += push.carried
+        else:
+            edge = _edge(work, n, push.upper, push.lower)
+            spare[U(edge)] -= push.carried
+            own = work.push_of[U(edge)]
+            if own > 0:
+                work.log[U(own)].carried += push.carried
+            else:
+                n_settled += 1
+                work.push_of[U(edge)] = n_settled
+                _enlist(work, n_settled, push.upper, push.lower, push.carried)
+    counts[N_SETTLED] = n_settled
+    counts[N_LOGGED] = n_settled
+
+
+@inlined
+def _edge(work: Workspace, n: int, upper: int, lower: int) -> int:
+    number: int = (upper - 2 * n) * n + lower - (work.level[U(upper)] - 1) * n
+    return number
+
+
+@inlined
+def _enlist(work: Workspace, at: int, upper: int, lower: int, carried: float) -> None:
+    """Write a settled push, and put it at the front of the lists of its two nodes."""
+    push = work.log[U(at)]
+    push.upper = upper
+    push.lower = lower
+    push.carried = carried
+    push.next_in = work.first_in[U(lower)]
+    work.first_in[U(lower)] = at
+    push.next_out = work.first_out[U(upper)]
+    work.first_out[U(upper)] = at
+
+
+@compiled
+def _put_back(work: Workspace, inner: FloatArray, n: int) -> None:
+    """Undo all that the last pair has changed."""
+    for at in range(1, work.counts[N_SETTLED] + 1):
+        push = work.log[U(at)]
+        edge = _edge(work, n, push.upper, push.lower)
+        work.spare[U(edge)] = inner[U(edge)]
+        work.push_of[U(edge)] = 0
+        work.first_in[U(push.lower)] = 0
+        work.first_out[U(push.upper)] = 0
+    work.counts[N_SETTLED] = 0
+    work.counts[N_LOGGED] = 0
+    work.counts[N_PUSHES] = 0
+    work.counts[N_SEARCHES] = 0
+
+
+@compiled
+def _write_cut(
+    work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, end: int, cut: BoolArray
+) -> None:
+    """Write which nodes are on the source's side of the full cut, `[level, position]`.
+
+    Nodes that lead nowhere are on it: tokens but the sink, and in a causal graph the positions before the sink.
+    """
+    for k in range(n):
+        cut[0, k] = k != sink
+        cut[top, k] = k == source
+    for level in range(1, top):
+        for k in range(n):
+            v = level * n + k
+            if low <= k < high:
+                on_top = end == SINK_COLUMN or (end == OWN_COLUMN and k == source)
+                cut[level, k] = on_top or (end == INNER and work.label[v] == 0)
+            else:
+                cut[level, k] = k < low

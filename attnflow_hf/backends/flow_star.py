@@ -1,0 +1,226 @@
+"""The start of a maximum flow in whole columns of nodes: what needs no search is sent as vectors.
+
+Residual connections make the edges straight down the strongest, so most of the flow of a trained model goes straight
+down, gathers in the column of the sink, spreads from the column of the source, or goes from one to the other by one
+node between. These four are sums over all positions at once, a few vector operations for each layer, where the search
+would touch each edge. What remains is left to the search; the maximum does not depend on where it starts.
+
+No column of nodes but the two gets more than the narrowest of its straight edges lets through. So the straight edges
+need not be looked at one by one: what they carry is summed up once, at the end.
+"""
+
+from attnflow_hf.backends.flow_workspace import U, Workspace, vectorized
+from attnflow_hf.errors import FloatArray
+
+
+@vectorized
+def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> float:
+    """Send what goes along stars of edges, and return how much; the workspace holds what is left of each edge."""
+    supply, demand, entering, room, straight = work.supply, work.demand, work.entering, work.room, work.straight
+    for k in range(low, high):
+        room[U(k)] = work.narrowest[U(k)]
+    for v in range(n, top * n):
+        entering[U(v)] = 0.0
+    total = _send_down(work, top, n, sink, sink)
+    if source != sink:
+        total += _send_down(work, top, n, source, source)
+    # The two columns are taken out of the vectors.
+    own_supply, sink_supply = supply[U(source)], supply[U(sink)]
+    own_demand, sink_demand = demand[U(source)], demand[U(sink)]
+    for k in (source, sink):
+        supply[U(k)] = 0.0
+        demand[U(k)] = 0.0
+    total += _send_straight(work, top, n, low, high)
+    gathered = _gather(work, top, n, low, high, sink, sink_demand)
+    sink_demand = _less(sink_demand, gathered)
+    if source == sink:
+        own_demand = sink_demand
+    spread = _spread(work, top, n, low, high, source, own_supply)
+    own_supply = _less(own_supply, spread)
+    total += gathered + spread
+    room[U(source)] = 0.0
+    room[U(sink)] = 0.0
+    if source != sink:
+        crossed = _cross(work, top, n, low, high, source, sink, min(own_supply, sink_demand))
+        own_supply = _less(own_supply, crossed)
+        sink_demand = _less(sink_demand, crossed)
+        total += crossed
+    supply[U(sink)] = sink_supply
+    supply[U(source)] = own_supply
+    demand[U(source)] = own_demand
+    demand[U(sink)] = sink_demand
+    for k in range(low, high):
+        room[U(k)] = 0.0
+    for level in range(top - 1, 1, -1):
+        _add(room, 0, entering, level * n, low, high)
+        for k in range(low, high):
+            left = straight[U(level * n + k)] - room[U(k)]
+            straight[U(level * n + k)] = left if left > 0.0 else 0.0
+    return total
+
+
+@vectorized
+def _less(room: float, amount: float) -> float:
+    return room - amount if amount < room else 0.0
+
+
+@vectorized
+def _send_down(work: Workspace, top: int, n: int, first: int, last: int) -> float:
+    """Send straight down one column what its narrowest edge lets through."""
+    supply, demand, straight = work.supply, work.demand, work.straight
+    amount: float = min(supply[U(first)], demand[U(last)])
+    for level in range(2, top):
+        amount = min(amount, straight[U(level * n + first)])
+    supply[U(first)] -= amount
+    demand[U(last)] -= amount
+    for level in range(2, top):
+        straight[U(level * n + first)] -= amount
+    return amount
+
+
+@vectorized
+def _send_straight(work: Workspace, top: int, n: int, low: int, high: int) -> float:
+    """Send straight down all other columns."""
+    supply, demand, room, entering = work.supply, work.demand, work.room, work.entering
+    total = _least(work, supply, 0, demand, 0, low, high)
+    _take(supply, 0, work.part, low, high)
+    _take(demand, 0, work.part, low, high)
+    _take(room, 0, work.part, low, high)
+    _add(entering, (top - 1) * n, work.part, 0, low, high)
+    return total
+
+
+@vectorized
+def _least(work: Workspace, a: FloatArray, a_start: int, b: FloatArray, b_start: int, low: int, high: int) -> float:
+    """Write the least of two numbers and of the column's room for each position into `part`; return the sum."""
+    part, room = work.part, work.room
+    for k in range(low, high):
+        x, y, z = a[U(a_start + k)], b[U(b_start + k)], room[U(k)]
+        x = x if x < y else y
+        part[U(k)] = x if x < z else z
+    total = 0.0
+    for k in range(low, high):
+        total += part[U(k)]
+    return total
+
+
+@vectorized
+def _scale(part: FloatArray, share: float, low: int, high: int) -> None:
+    if share < 1.0:
+        for k in range(low, high):
+            part[U(k)] *= share
+
+
+@vectorized
+def _take(numbers: FloatArray, start: int, part: FloatArray, low: int, high: int) -> None:
+    for k in range(low, high):
+        numbers[U(start + k)] -= part[U(k)]
+
+
+@vectorized
+def _add(numbers: FloatArray, start: int, part: FloatArray, part_start: int, low: int, high: int) -> None:
+    for k in range(low, high):
+        numbers[U(start + k)] += part[U(part_start + k)]
+
+
+@vectorized
+def _gather(work: Workspace, top: int, n: int, low: int, high: int, sink: int, wanted: float) -> float:
+    """Send straight down and then across into the column of the sink, as late as there is room."""
+    supply, room, entering, straight, column = work.supply, work.room, work.entering, work.straight, work.column
+    start = (top - 1) * n
+    limit = wanted
+    total = 0.0
+    for level in range(2, top):
+        if level > 2:
+            limit = min(limit, straight[U((level - 1) * n + sink)])
+        if limit <= 0.0:
+            break
+        at = level * n
+        amount = _least(work, supply, 0, column, at, low, high)
+        if amount <= 0.0:
+            continue
+        _scale(work.part, limit / amount, low, high)
+        _take(supply, 0, work.part, low, high)
+        _take(column, at, work.part, low, high)
+        _take(room, 0, work.part, low, high)
+        _add(entering, start, work.part, 0, low, high)
+        _take(entering, at, work.part, low, high)
+        amount = min(amount, limit)
+        for q in range(2, level):
+            straight[U(q * n + sink)] = _less(straight[U(q * n + sink)], amount)
+        limit = _less(limit, amount)
+        wanted = _less(wanted, amount)
+        limit = min(limit, wanted)
+        total += amount
+    return total
+
+
+@vectorized
+def _spread(work: Workspace, top: int, n: int, low: int, high: int, source: int, given: float) -> float:
+    """Send across out of the column of the source, as early as there is room, and then straight down."""
+    demand, room, entering, straight, row = work.demand, work.room, work.entering, work.straight, work.row
+    limit = given
+    total = 0.0
+    for level in range(top - 1, 1, -1):
+        if level < top - 1:
+            limit = min(limit, straight[U((level + 1) * n + source)])
+        if limit <= 0.0:
+            break
+        at = level * n
+        amount = _least(work, demand, 0, row, at, low, high)
+        if amount <= 0.0:
+            continue
+        _scale(work.part, limit / amount, low, high)
+        _take(demand, 0, work.part, low, high)
+        _take(row, at, work.part, low, high)
+        _take(room, 0, work.part, low, high)
+        _add(entering, at - n, work.part, 0, low, high)
+        amount = min(amount, limit)
+        for q in range(level + 1, top):
+            straight[U(q * n + source)] = _less(straight[U(q * n + source)], amount)
+        limit = _less(limit, amount)
+        total += amount
+    return total
+
+
+@vectorized
+def _cross(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, wanted: float) -> float:
+    """Send from the column of the source to that of the sink, at once or by one column between."""
+    room, entering, straight, row, column = work.room, work.entering, work.straight, work.row, work.column
+    left = wanted
+    total = 0.0
+    for upper in range(top - 1, 1, -1):
+        given = left
+        for q in range(upper + 1, top):
+            given = min(given, straight[U(q * n + source)])
+        if given <= 0.0:
+            break
+        for lower in range(upper, 1, -1):
+            limit = given
+            for q in range(2, lower):
+                limit = min(limit, straight[U(q * n + sink)])
+            if limit <= 0.0:
+                continue
+            amount = 0.0
+            if lower == upper:
+                amount = min(limit, column[U(upper * n + source)])
+                column[U(upper * n + source)] -= amount
+            else:
+                amount = _least(work, row, upper * n, column, lower * n, low, high)
+                if amount <= 0.0:
+                    continue
+                _scale(work.part, limit / amount, low, high)
+                _take(row, upper * n, work.part, low, high)
+                _take(column, lower * n, work.part, low, high)
+                _take(room, 0, work.part, low, high)
+                _add(entering, (upper - 1) * n, work.part, 0, low, high)
+                _take(entering, lower * n, work.part, low, high)
+                amount = min(amount, limit)
+            for q in range(2, lower):
+                straight[U(q * n + sink)] = _less(straight[U(q * n + sink)], amount)
+            for q in range(upper + 1, top):
+                straight[U(q * n + source)] = _less(straight[U(q * n + source)], amount)
+            given = _less(given, amount)
+            left = _less(left, amount)
+            total += amount
+    return total
