@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -76,11 +76,6 @@ class FlowResult:
                 f"the flow {self.lower[worst]!r} and its cut differ by {gaps[worst]:.1e}, at index {worst}; "
                 "this is an error of the solver: please report the graph"
             )
-
-    def without_layer_axis(self) -> FlowResult:
-        """Return the result of a call for one layer, whose arrays have no axis for it."""
-        cuts = None if self.cuts is None else self.cuts[0]
-        return replace(self, lower=self.lower[0], upper=self.upper[0], n_pushes=self.n_pushes[0], cuts=cuts)
 
     @property
     def is_exact(self) -> BoolArray:

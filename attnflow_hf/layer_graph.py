@@ -173,7 +173,8 @@ class LayerGraph:
             above, below = cut[..., layer + 1, :], ~cut[..., layer, :]
             unlimited = np.isinf(np.diagonal(self.weights[layer]))
             finite = np.where(np.isinf(self.weights[layer]), 0.0, self.weights[layer])
-            total += ((above.astype(np.float64) @ finite) * below).sum(axis=-1)
+            with np.errstate(over="ignore"):
+                total += np.where(below, above.astype(np.float64) @ finite, 0.0).sum(axis=-1)
             total[(above & below & unlimited).any(axis=-1)] = np.inf
         return total
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -65,42 +65,27 @@ def rollout(
     return _select("rollout", graph, output_positions, layer, backend)
 
 
+class _Wanted(TypedDict, total=False):
+    output_positions: Sequence[int] | int | None
+    layer: int | Literal["all"]
+    backend: str
+    n_threads: int | None
+
+
+class _Kept(_Wanted, total=False):
+    certificate: bool
+    paths: bool
+    max_work: int | None
+
+
 @overload
-def flow(
-    graph: LayerGraph,
-    *,
-    output_positions: Sequence[int] | int | None = None,
-    layer: int | Literal["all"] = -1,
-    backend: str = "auto",
-    certificate: Literal[False] = False,
-    paths: Literal[False] = False,
-    max_work: None = None,
-    n_threads: int | None = None,
-) -> FloatArray: ...
+def flow(graph: LayerGraph, **options: Unpack[_Wanted]) -> FloatArray: ...
 @overload
-def flow(
-    graph: LayerGraph,
-    *,
-    output_positions: Sequence[int] | int | None = None,
-    layer: int | Literal["all"] = -1,
-    backend: str = "auto",
-    certificate: bool = False,
-    paths: bool = False,
-    max_work: int | None = None,
-    n_threads: int | None = None,
-) -> FloatArray | FlowResult: ...
+def flow(graph: LayerGraph, **options: Unpack[_Kept]) -> FlowResult: ...
 @overload
-def flow(
-    graph: Sequence[LayerGraph],
-    *,
-    output_positions: Sequence[int] | int | None = None,
-    layer: int | Literal["all"] = -1,
-    backend: str = "auto",
-    certificate: bool = False,
-    paths: bool = False,
-    max_work: int | None = None,
-    n_threads: int | None = None,
-) -> list[FloatArray] | list[FlowResult]: ...
+def flow(graph: Sequence[LayerGraph], **options: Unpack[_Wanted]) -> list[FloatArray]: ...
+@overload
+def flow(graph: Sequence[LayerGraph], **options: Unpack[_Kept]) -> list[FlowResult]: ...
 def flow(
     graph: LayerGraph | Sequence[LayerGraph],
     *,
@@ -111,7 +96,7 @@ def flow(
     paths: bool = False,
     max_work: int | None = None,
     n_threads: int | None = None,
-) -> FloatArray | FlowResult | list[FloatArray] | list[FlowResult]:
+) -> Any:
     """Return the attention flow of a layer graph: one exact maximum flow for each (output position, input token).
 
     The source is the node of the output position on top of the explained layer, the sink an input token, the
@@ -166,34 +151,23 @@ def flow(
             raise OptionError(
                 f"certificate, paths, max_work and n_threads are options of backend 'numba'; got {chosen!r}"
             )
-        results: list[Any] = [compute("flow", chosen, *question) for question in questions]
+        values = [compute("flow", chosen, *question) for question in questions]
+        results: list[Any] = values if layer == "all" else [each[0] for each in values]
     else:
-        results = _solve(questions, rich, certificate, paths, max_work, n_threads)
-    if layer != "all":
-        results = [each.without_layer_axis() if rich else each[0] for each in results]
+        flow_numba = import_module("attnflow_hf.backends.flow_numba")
+        results = flow_numba.solve_graphs(
+            [graph for graph, _, _ in questions],
+            [np.asarray(layers, dtype=np.int64) for _, layers, _ in questions],
+            [np.asarray(rows, dtype=np.int64) for _, _, rows in questions],
+            certificate=certificate,
+            paths=paths,
+            max_work=max_work,
+            n_threads=n_threads,
+            layer_axis=layer == "all",
+        )
+        if not rich:
+            results = [flow_numba.check_finished(each) for each in results]
     return results[0] if isinstance(graph, LayerGraph) else results
-
-
-def _solve(
-    questions: Sequence[tuple[LayerGraph, list[int], list[int]]],
-    rich: bool,
-    certificate: bool,
-    paths: bool,
-    max_work: int | None,
-    n_threads: int | None,
-) -> list[Any]:
-    """Return the flows of all graphs by the numba backend, as results or as plain values."""
-    flow_numba = import_module("attnflow_hf.backends.flow_numba")
-    results: list[FlowResult] = flow_numba.solve_graphs(
-        [graph for graph, _, _ in questions],
-        [np.asarray(layers, dtype=np.int64) for _, layers, _ in questions],
-        [np.asarray(rows, dtype=np.int64) for _, _, rows in questions],
-        certificate=certificate,
-        paths=paths,
-        max_work=max_work,
-        n_threads=n_threads,
-    )
-    return results if rich else [flow_numba.check_finished(each) for each in results]
 
 
 def register_backend(method: str, name: str, backend: Backend) -> None:

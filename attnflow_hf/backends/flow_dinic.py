@@ -22,9 +22,12 @@ halves the work of some graphs and is lost on others, so both ways are tried on 
 Lists. The nodes that a node can send to, those of the level below with the next label, stand side by side in `alive`.
 When a quarter of such a list is dead it is closed up, and the cursors that point into it are moved along.
 
-Exactness. All is float64 and there is no tolerance. What is sent is the least of three numbers, and `a - b` is zero
-for no `b` but `a`; so an edge is full when nothing is left of it. An edge's flow is kept beside its spare capacity, as
-1 - 1e-300 is 1; and what a node has sent is summed up, not subtracted from what it was asked for.
+Exactness. All is float64. What is sent is the least of three numbers, and `a - b` is zero for no `b` but `a`; so an
+edge is full when nothing is left of it. An edge's flow is kept beside its spare capacity, as 1 - 1e-300 is 1; and what
+a node has sent is summed up, not subtracted from what it was asked for. Crumbs, less than 2^-64 of the flow found so
+far, are not sent: a graph of local attention has more of them than of anything else. What they leave of the cut in the
+end is summed up, and if that is more than the last digit of the value can show, the search goes on with smaller ones.
+So each value is a flow and the capacity of a cut to the last digit, whatever the graph; there is no other tolerance.
 """
 
 import numpy as np
@@ -55,6 +58,12 @@ UNFINISHED, SOURCE_SIDE, SINK_COLUMN, OWN_COLUMN, INNER = range(5)
 
 N_TRIALS, RETRIAL = 8, 16
 """So many pairs of a source try both starts in turn; later one in so many tries the start that was worse."""
+
+CRUMB, SMALLEST_CRUMB, LAST_DIGIT = 2.0**-64, 2.0**-124, 2.0**-53
+"""As shares of the flow: what is too little to be sent, and what may be left of a cut that proves the flow maximal.
+
+Half of the last digit cannot be seen in the sum. If more than that is left, crumbs get smaller, down to nothing.
+"""
 
 STAR_WORK = 0.7
 """What the star costs for each node, in pushes."""
@@ -126,7 +135,10 @@ def solve(
                 n_plain += 1
         bounds[index] = values[index]
         if ends[index] == UNFINISHED:
-            bounds[index] += min(_sum(work.supply, low, high), _sum(work.demand, low, high))
+            supply, demand = _sum(work.supply, low, high), _sum(work.demand, low, high)
+            bounds[index] += min(supply, demand)
+            if bounds[index] == values[index]:  # what is left is less than the last digit
+                ends[index] = SOURCE_SIDE if supply < demand else SINK_COLUMN
         n_pushes[index] = work.counts[N_PUSHES]
         if len(cuts) > 0:
             _write_cut(work, top, n, low, high, source, sink, ends[index], cuts[index])
@@ -178,22 +190,24 @@ def _solve_pair(
     largest: float,
     max_pushes: int,
 ) -> tuple[float, int]:
-    supply = work.supply
     value = _start(work, weights, inner, sink_weights, top, n, low, high, source, sink, largest)
     label_by_level(work, top, n, low, high, source, sink)
-    value += send_all(work, inner, top, n, low, high, source, sink, top, max_pushes)
-    end = _full_cut(work, top, n, low, high, source, sink)
+    share = CRUMB
+    value = send_all(work, inner, top, n, low, high, source, sink, top, 0.0, share, value, max_pushes)
+    end = _full_cut(work, top, n, low, high, source, sink, value * LAST_DIGIT)
     while end == UNFINISHED and work.counts[N_PUSHES] < max_pushes:
         settle(work, inner, top, n, source, sink)
-        distance = label_by_search(work, top, n, low, high)
-        if distance == 0:
+        crumb = value * share
+        distance = label_by_search(work, top, n, low, high, crumb)
+        if distance > 0:
+            value = send_all(
+                work, work.spare_read, top, n, low, high, source, sink, distance, crumb, 0.0, value, max_pushes
+            )
+            end = _full_cut(work, top, n, low, high, source, -1, value * LAST_DIGIT)
+        elif work.left_of_cut[0] <= value * LAST_DIGIT:
             end = INNER
         else:
-            value += send_all(work, work.spare_read, top, n, low, high, source, sink, distance, max_pushes)
-            if work.counts[N_OPEN] == 0:
-                end = SINK_COLUMN
-            elif _all_zero(supply, low, high):
-                end = SOURCE_SIDE
+            share = share / 1024 if share > SMALLEST_CRUMB else 0.0
     return value, end
 
 
@@ -220,6 +234,8 @@ def _start(
         for k in range(low, high):
             work.supply[U(k)] = weights[U(((top - 1) * n + source) * n + k)]
             work.demand[U(k)] = sink_weights[U(sink * n + k)]
+        for v in range(2 * n + low, (top - 1) * n + high):
+            work.row[U(v)] = work.all_row[U(v)]
         if work.counts[STARRED] == 0 or turn == 1:
             work.counts[STARRED] = 0
             return 0.0
@@ -227,8 +243,6 @@ def _start(
             start = (level - 2) * n * n + sink
             for v in range(level * n + low, level * n + high):
                 work.straight[U(v)] = work.all_straight[U(v)]
-            for v in range(level * n + low, level * n + high):
-                work.row[U(v)] = work.all_row[U(v)]
             for k in range(low, high):
                 work.column[U(level * n + k)] = inner[U(start + k * n)]
         value = send_star(work, top, n, low, high, source, sink)
@@ -245,11 +259,10 @@ def _log_star(work: Workspace, inner: FloatArray, top: int, n: int, source: int,
             v = level * n + k
             edge = (v - 2 * n) * n
             _log(work, v, v - n, inner[U(edge + k)] - work.straight[U(v)])
-            if k != sink:
-                _log(work, v, (level - 1) * n + sink, inner[U(edge + sink)] - work.column[U(v)])
             if k not in (source, sink):
-                edge = (level - 2) * n * n + source * n + k
-                _log(work, level * n + source, v - n, inner[U(edge)] - work.row[U(v)])
+                _log(work, v, (level - 1) * n + sink, inner[U(edge + sink)] - work.column[U(v)])
+            if k != source:
+                _log(work, level * n + source, v - n, work.all_row[U(v)] - work.row[U(v)])
 
 
 @inlined
@@ -264,14 +277,6 @@ def _log(work: Workspace, upper: int, lower: int, amount: float) -> None:
 
 
 @compiled
-def _all_zero(numbers: FloatArray, low: int, high: int) -> bool:
-    for k in range(low, high):  # noqa: SIM110 (numba does not compile any() of a generator)
-        if numbers[U(k)] > 0.0:
-            return False
-    return True
-
-
-@compiled
 def _sum(numbers: FloatArray, low: int, high: int) -> float:
     total = 0.0
     for k in range(low, high):
@@ -280,48 +285,56 @@ def _sum(numbers: FloatArray, low: int, high: int) -> float:
 
 
 @compiled
-def _full_cut(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> int:
-    """Return which cut the first phase has filled that can be read off, or `UNFINISHED`."""
-    if work.counts[N_OPEN] == 0:
+def _full_cut(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, least: float) -> int:
+    """Return which cut at the two ends is full, so that no more than `least` is left of it, or `UNFINISHED`.
+
+    After the first phase, in which `sink` is given, this may also be the source's column.
+    """
+    if work.counts[N_OPEN] == 0 and _sum(work.demand, low, high) <= least:
         return SINK_COLUMN
-    if _all_zero(work.supply, low, high):
+    if _sum(work.supply, low, high) <= least:
         return SOURCE_SIDE
-    if _is_own_column_full(work, top, n, low, high, source, sink):
+    if sink >= 0 and _left_of_own_column(work, top, n, low, high, source, sink) <= least:
         return OWN_COLUMN
-    if work.counts[STARRED] == 0 and _are_dead_cut_off(work, top, n, low, high):
-        return INNER
     return UNFINISHED
 
 
 @compiled
-def _is_own_column_full(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> bool:
-    """Whether nothing is left of the edges out of the source's column, and nothing has come back into it."""
-    if source == sink or work.counts[DETOURED] or work.demand[U(source)] > 0.0:
-        return False
-    if not (_all_zero(work.supply, low, source) and _all_zero(work.supply, source + 1, high)):
-        return False
-    for level in range(2, top):  # noqa: SIM110
-        if work.n_full[level * n + source] < high - low - 1:
-            return False
-    return True
+def _left_of_own_column(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> float:
+    """Return what is left of the edges out of the source's column, if nothing has come back into it.
+
+    An edge to level 1 may have something left: its node is then on the source's side too, if it can give no more to the
+    sink and has got nothing from elsewhere.
+    """
+    if source == sink or work.counts[DETOURED]:
+        return np.inf
+    total: float = work.demand[U(source)]
+    for k in range(low, high):
+        if k != source:
+            total += work.supply[U(k)]
+    for level in range(3, top):
+        for k in range(low, high):
+            if k != source:
+                total += work.row_rest[U(level * n + k)]
+    any_reached = False
+    for k in range(low, high):
+        if k != source and work.row_rest[U(2 * n + k)] > 0.0:
+            any_reached = True
+            has_straight = work.counts[STARRED] and work.straight[U(2 * n + k)] < work.all_straight[U(2 * n + k)]
+            if k == sink or has_straight:
+                return np.inf
+            total += work.demand[U(k)]
+    return np.inf if any_reached and _gets_reached_more(work, n, source) else total
 
 
 @compiled
-def _are_dead_cut_off(work: Workspace, top: int, n: int, low: int, high: int) -> bool:
-    """Whether the dead nodes are cut off from the sink, and the source can reach no others.
-
-    A node is dead in the first phase when each of its edges is full or leads to the dead. They are cut off if none of
-    them has got flow from a node that is alive, to which it could give it back.
-    """
-    label = work.label
-    for k in range(low, high):
-        if work.supply[U(k)] > 0.0 and label[U((top - 1) * n + k)] > 0:
-            return False
+def _gets_reached_more(work: Workspace, n: int, source: int) -> bool:
+    """Whether a node of level 1 that the source's column can reach has got flow from elsewhere."""
     for at in range(1, work.counts[N_LOGGED] + 1):
         push = work.log[U(at)]
-        if label[U(push.upper)] > 0 and label[U(push.lower)] == 0:
-            return False
-    return True
+        if push.lower < 2 * n and push.upper != 2 * n + source and work.row_rest[U(push.lower + n)] > 0.0:
+            return True
+    return False
 
 
 @compiled
@@ -406,7 +419,8 @@ def _write_cut(
         for k in range(n):
             v = level * n + k
             if low <= k < high:
-                on_top = end == SINK_COLUMN or (end == OWN_COLUMN and k == source)
+                is_reached = k == source or (level == 1 and work.row_rest[2 * n + k] > 0.0)
+                on_top = end == SINK_COLUMN or (end == OWN_COLUMN and is_reached)
                 cut[level, k] = on_top or (end == INNER and work.label[v] == 0)
             else:
                 cut[level, k] = k < low

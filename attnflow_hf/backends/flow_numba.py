@@ -83,6 +83,7 @@ def solve_graphs(
     paths: bool = False,
     max_work: int | None = None,
     n_threads: int | None = None,
+    layer_axis: bool = True,
 ) -> list[FlowResult]:
     """Return the maximum flows of several graphs, which share the threads.
 
@@ -94,6 +95,7 @@ def solve_graphs(
         paths: Keep the flow on each edge that carries some.
         max_work: After so many pushes a pair is given up; by default 20 million above 1,024 tokens, else never.
         n_threads: How many threads; by default one for each core that the process may use.
+        layer_axis: Keep the axis of layers, which a call for one layer has no use for.
 
     Raises:
         OptionError: A number that is not positive.
@@ -108,7 +110,7 @@ def solve_graphs(
     ]
     tasks = [task for problem in problems for task in problem.tasks()]
     _run(tasks, _count_threads(tasks, n_threads))
-    return [problem.result() for problem in problems]
+    return [problem.result(layer_axis=layer_axis) for problem in problems]
 
 
 @dataclass
@@ -169,15 +171,16 @@ class _Problem:
                     stop = min(start + CHUNK, self.graph.n_tokens)
                     yield _Task(self, index, row, layer + 1, position, start, stop)
 
-    def result(self) -> FlowResult:
+    def result(self, *, layer_axis: bool) -> FlowResult:
+        where = ... if layer_axis else 0
         return FlowResult(
             graph=self.graph,
             layers=self.layers,
             output_positions=self.positions,
-            lower=self.lower,
-            upper=self.upper,
-            n_pushes=self.n_pushes,
-            cuts=self.cuts,
+            lower=self.lower[where],
+            upper=self.upper[where],
+            n_pushes=self.n_pushes[where],
+            cuts=None if self.cuts is None else self.cuts[where],
             edges=self.edges,
         )
 
@@ -248,7 +251,8 @@ class _Task:
             above = problem.graph.weights[1, self.source][:, None]
             through = np.minimum(above, into)
         where = (self.index, self.row, tokens)
-        problem.lower[where] = problem.upper[where] = through.sum(axis=0)
+        with np.errstate(over="ignore"):
+            problem.lower[where] = problem.upper[where] = through.sum(axis=0)
         if problem.cuts is not None:
             cuts = problem.cuts[where]
             cuts[:, self.top, self.source] = True
@@ -263,7 +267,7 @@ class _Task:
 
     def _read_edges(self, workspace: Workspace, token: int) -> FlowEdges:
         """Return the edges that carry the flow that the workspace has just found."""
-        problem, n = self.problem, self.problem.graph.n_tokens
+        problem, weights, n = self.problem, self.problem.graph.weights, self.problem.graph.n_tokens
         settle(workspace, problem.weights[n * n :], self.top, n, self.source, token)
         log = workspace.log[1 : workspace.counts[N_SETTLED] + 1]
         log = log[log["carried"] > 0]
@@ -276,9 +280,9 @@ class _Task:
         taken: FloatArray = np.bincount(lowest["key"], lowest["amount"], n).astype(np.float64)
         return np.concatenate(
             [
-                _edges(self.top - 1, self.source, np.arange(n), given),
+                _edges(self.top - 1, self.source, np.arange(n), np.minimum(given, weights[self.top - 1, self.source])),
                 inner,
-                _edges(0, np.arange(n), token, taken),
+                _edges(0, np.arange(n), token, np.minimum(taken, weights[0, :, token])),
             ]
         )
 
@@ -291,6 +295,10 @@ class _Task:
             problem.lower[where] = problem.upper[where] = np.inf
             if problem.edges is not None:
                 problem.edges[where] = _edges(np.arange(self.top), self.source, self.source, np.full(self.top, np.inf))
+            if problem.cuts is not None:  # any cut is as wide
+                problem.cuts[where] = False
+                problem.cuts[where][self.top, self.source] = True
+                problem.cuts[where][0] = np.arange(problem.graph.n_tokens) != self.source
 
 
 def _edges(layer: Any, query: Any, key: Any, amounts: FloatArray) -> FlowEdges:

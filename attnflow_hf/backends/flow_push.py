@@ -32,28 +32,36 @@ def send_all(
     source: int,
     sink: int,
     distance: int,
+    crumb: float,
+    crumb_share: float,
+    value: float,
     max_pushes: int,
 ) -> float:
-    """Send flow along falling labels until every such path has a full edge; return how much was sent.
+    """Send flow along falling labels until every such path has an edge that is full; return the value of all flow.
 
-    The phase ends early if the log is full, or `max_pushes` are reached: the next one goes on from there.
+    An edge of which no more than a `crumb` is left counts as full; a crumb is at least `crumb_share` of the flow so
+    far, whose value was `value`. The phase ends early if the log is full, or `max_pushes` are reached: the next one
+    goes on from there.
     """
     supply = work.supply
     work.counts[DETOURED] = 0
     n_logged = work.counts[N_LOGGED]
     limit = min(len(work.log) - 4 * len(work.label) - 2 * n, n_logged + max_pushes - work.counts[N_PUSHES])
-    total = 0.0
     for turn in range(low - 1, high):
         k = source if turn < low else turn  # first the edge that is the strongest as a rule
         v = (top - 1) * n + k
-        if supply[U(k)] > 0.0 and work.label[U(v)] == distance - 1:
-            sent = _send_from(work, spare, top, n, source, sink, k, distance - 1, supply[U(k)], limit)
-            supply[U(k)] = supply[U(k)] - sent if sent < supply[U(k)] else 0.0
-            total += sent
+        crumb = max(crumb, value * crumb_share)
+        if supply[U(k)] > crumb and work.label[U(v)] == distance - 1:
+            wanted = supply[U(k)]
+            sent = _send_from(
+                work, spare, top, n, source, sink, k, distance - 1, crumb, crumb_share, value, wanted, limit
+            )
+            supply[U(k)] = wanted - sent if sent < wanted else 0.0
+            value += sent
             if work.counts[N_OPEN] == 0 or work.counts[N_LOGGED] >= limit:
                 break
     work.counts[N_PUSHES] += work.counts[N_LOGGED] - n_logged
-    return total
+    return value
 
 
 @inlined
@@ -66,6 +74,9 @@ def _send_from(
     sink: int,
     root: int,
     root_label: int,
+    crumb: float,
+    crumb_share: float,
+    value: float,
     wanted: float,
     limit: int,
 ) -> float:
@@ -90,10 +101,13 @@ def _send_from(
         if level > 1 and 4 * n_dead[U(below)] > size[U(below)]:
             _close_up(work, spare, top, n, d, level, source, sink, starred)
         if d == 2:
-            sent, n_logged = _send_by_level_one(work, spare, top, n, source, sink, starred, v, asked, n_logged)
+            sent, n_logged = _send_by_level_one(work, spare, top, n, source, sink, starred, crumb, v, asked, n_logged)
+            value += sent
+            crumb = max(crumb, value * crumb_share)
         go_on = counts[N_OPEN] > 0 and n_logged < limit
-        if d > 2 and sent < asked and go_on:
-            child = _find_child(work, spare, n, level, k, d, below, source, sink, starred)
+        is_short = asked - sent > crumb and go_on
+        if d > 2 and is_short:
+            child = _find_child(work, spare, n, level, k, d, below, source, sink, starred, crumb)
             if child >= 0:
                 path[U(depth)] = k
                 path_level[U(depth)] = level
@@ -106,7 +120,7 @@ def _send_from(
                 k = child
                 d -= 1
                 continue
-        if sent < asked and go_on:
+        if is_short:
             label[U(v)] = 0
             n_dead[U(d * top + level)] += 1
         if depth == 0:
@@ -129,7 +143,10 @@ def _send_from(
             push.lower = END - at if at < END else (level - 1) * n + child
             rest[U(v)] -= amount
             sent = sent + amount if amount < asked - sent else asked
-            if child == source and k != source:
+            if k == source:
+                if at >= 0:
+                    work.row_rest[U(v - k + child)] = rest[U(v)]
+            elif child == source:
                 counts[DETOURED] = 1
 
 
@@ -145,6 +162,7 @@ def _find_child(
     source: int,
     sink: int,
     starred: bool,
+    crumb: float,
 ) -> int:
     """Return the position of the next node that the node `k` of `level` and label `d` can send to, or -1.
 
@@ -166,7 +184,7 @@ def _find_child(
             at = STRAIGHT
             left = work.straight[U(v)] if starred else spare[U((v - 2 * n) * n + k)]
         if at == STRAIGHT:
-            if left > 0.0 and label[U(base + k)] == d - 1:
+            if left > crumb and label[U(base + k)] == d - 1:
                 work.cursor[U(v)] = at
                 work.rest[U(v)] = left
                 return k
@@ -176,13 +194,10 @@ def _find_child(
         if at >= 0:
             while at < size:
                 x: int = alive[U(start + at)]
-                if left > 0.0:
-                    if label[U(base + x)] == d - 1:
-                        work.cursor[U(v)] = at
-                        work.rest[U(v)] = left
-                        return x
-                elif x != k:
-                    work.n_full[U(v)] += 1
+                if left > crumb and label[U(base + x)] == d - 1:
+                    work.cursor[U(v)] = at
+                    work.rest[U(v)] = left
+                    return x
                 at += 1
                 if at < size:
                     left = _left(work, spare, n, v, k, alive[U(start + at)], source, sink, starred)
@@ -190,7 +205,7 @@ def _find_child(
             left = work.log[U(work.first_in[U(v)])].carried
     while at < END:
         push = work.log[U(END - at)]
-        if left > 0.0 and label[U(push.upper)] == d - 1:
+        if left > crumb and label[U(push.upper)] == d - 1:
             work.cursor[U(v)] = at
             work.rest[U(v)] = left
             above: int = push.upper - (level + 1) * n
@@ -209,10 +224,10 @@ def _left(
     left: float
     if x == k:
         left = 0.0
-    elif starred and x == sink:
-        left = work.column[U(v)]
     elif starred and k == source:
         left = work.row[U(v - k + x)]
+    elif starred and x == sink:
+        left = work.column[U(v)]
     else:
         left = spare[U((v - 2 * n) * n + x)]
     return left
@@ -227,6 +242,7 @@ def _send_by_level_one(
     source: int,
     sink: int,
     starred: bool,
+    crumb: float,
     v: int,
     asked: float,
     n_logged: int,
@@ -244,7 +260,7 @@ def _send_by_level_one(
     sent = 0.0
     while at < size:
         amount = min(min(asked - sent, left), demand[U(x)])
-        if amount > 0.0:
+        if amount > crumb:
             n_logged += 1
             push = log[U(n_logged)]
             push.carried = amount
@@ -252,18 +268,18 @@ def _send_by_level_one(
             push.lower = n + x
             left -= amount
             demand[U(x)] -= amount
-            if demand[U(x)] == 0.0:
+            if demand[U(x)] <= crumb:
                 work.label[U(n + x)] = 0
                 work.n_dead[U(top + 1)] += 1
                 work.counts[N_OPEN] -= 1
-            if x == source and k != source:
+            if k == source:
+                if at >= 0:
+                    work.row_rest[U(v - k + x)] = left
+            elif x == source:
                 work.counts[DETOURED] = 1
-            if amount >= asked - sent:
-                sent = asked
+            sent = sent + amount if amount < asked - sent else asked
+            if asked - sent <= crumb:
                 break
-            sent += amount
-        if left == 0.0 and x != k:
-            work.n_full[U(v)] += 1
         at = at + 1 if at >= 0 else 0
         if at < size:
             x = alive[U(start + at)]

@@ -25,7 +25,7 @@ def label_by_level(work: Workspace, top: int, n: int, low: int, high: int, sourc
     for v in range(n, top * n):
         work.cursor[U(v)] = FRESH
     for v in range(n, top * n):
-        work.n_full[U(v)] = 0
+        work.row_rest[U(v)] = work.row[U(v)]
     size = _list_positions(alive, 2 * n, low, high, source, sink)
     for level in range(2, top):
         for index in range(size):
@@ -61,10 +61,15 @@ def _list_positions(alive: NodeArray, start: int, low: int, high: int, source: i
 
 
 @compiled
-def label_by_search(work: Workspace, top: int, n: int, low: int, high: int) -> int:
-    """Label the nodes with their distance to the sink, breadth first; return that of the source, or 0 if cut off."""
+def label_by_search(work: Workspace, top: int, n: int, low: int, high: int, crumb: float) -> int:
+    """Label the nodes with their distance to the sink, breadth first; return that of the source, or 0 if cut off.
+
+    No path takes an edge of which no more than a `crumb` is left. What is left of those that were met is summed up: if
+    the source is cut off, it is at least what is left of the cut.
+    """
+    work.left_of_cut[0] = 0.0
     work.counts[N_SEARCHES] += 1
-    n_queued = _label_level_one(work, top, n, low, high)
+    n_queued = _label_level_one(work, top, n, low, high, crumb)
     distance = 0
     at = 0
     while at < n_queued and distance == 0:
@@ -72,19 +77,21 @@ def label_by_search(work: Workspace, top: int, n: int, low: int, high: int) -> i
         at += 1
         level = work.level[U(v)]
         if level == top - 1:
-            if work.supply[U(v - level * n)] > 0.0:
+            if work.supply[U(v - level * n)] > crumb:
                 distance = work.label[U(v)] + 1
+            else:
+                work.left_of_cut[0] += work.supply[U(v - level * n)]
         else:
-            n_queued = _label_above(work, n, v, level, n_queued)
+            n_queued = _label_above(work, n, v, level, n_queued, crumb)
         if level > 1 and work.n_unlabeled[U(level - 1)] > 0:
-            n_queued = _label_below(work, v, level, n_queued)
+            n_queued = _label_below(work, v, level, n_queued, crumb)
     if distance > 0:
         _list_alive(work, top, n, n_queued, distance)
     return distance
 
 
 @compiled
-def _label_level_one(work: Workspace, top: int, n: int, low: int, high: int) -> int:
+def _label_level_one(work: Workspace, top: int, n: int, low: int, high: int, crumb: float) -> int:
     """Take all labels away, then label and queue the nodes next to the sink; return how many are queued."""
     for level in range(1, top):
         for k in range(low, high):
@@ -94,17 +101,19 @@ def _label_level_one(work: Workspace, top: int, n: int, low: int, high: int) -> 
         work.n_unlabeled[U(level)] = high - low
     n_queued = 0
     for k in range(low, high):
-        if work.demand[U(k)] > 0.0:
+        if work.demand[U(k)] > crumb:
             work.label[U(n + k)] = 1
             work.queue[U(n_queued)] = n + k
             n_queued += 1
+        else:
+            work.left_of_cut[0] += work.demand[U(k)]
     work.n_unlabeled[1] -= n_queued
     work.counts[N_OPEN] = n_queued
     return n_queued
 
 
 @compiled
-def _label_above(work: Workspace, n: int, v: int, level: int, n_queued: int) -> int:
+def _label_above(work: Workspace, n: int, v: int, level: int, n_queued: int, crumb: float) -> int:
     """Label the unseen nodes above `v` whose edge to it has spare capacity; return how many are queued."""
     label, unseen, spare, queue = work.label, work.unseen, work.spare, work.queue
     above = (level + 1) * n
@@ -114,12 +123,13 @@ def _label_above(work: Workspace, n: int, v: int, level: int, n_queued: int) -> 
         k = unseen[U(index)]
         if label[U(above + k)] != 0:
             continue
-        if spare[U(edge_to_v + k * n)] > 0.0:
+        if spare[U(edge_to_v + k * n)] > crumb:
             label[U(above + k)] = label[U(v)] + 1
             queue[U(n_queued)] = above + k
             n_queued += 1
             work.n_unlabeled[U(level + 1)] -= 1
         else:
+            work.left_of_cut[0] += spare[U(edge_to_v + k * n)]
             unseen[U(above + n_kept)] = k
             n_kept += 1
     work.n_unseen[U(level + 1)] = n_kept
@@ -127,12 +137,14 @@ def _label_above(work: Workspace, n: int, v: int, level: int, n_queued: int) -> 
 
 
 @compiled
-def _label_below(work: Workspace, v: int, level: int, n_queued: int) -> int:
+def _label_below(work: Workspace, v: int, level: int, n_queued: int, crumb: float) -> int:
     """Label the unseen nodes below `v` that can send flow back up to it; return how many are queued."""
     at = work.first_out[U(v)]
     while at > 0:
         push = work.log[U(at)]
-        if push.carried > 0.0 and work.label[U(push.lower)] == 0:
+        if push.carried <= crumb:
+            work.left_of_cut[0] += push.carried
+        elif work.label[U(push.lower)] == 0:
             work.label[U(push.lower)] = work.label[U(v)] + 1
             work.queue[U(n_queued)] = push.lower
             n_queued += 1

@@ -30,14 +30,15 @@ def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: in
     for k in (source, sink):
         supply[U(k)] = 0.0
         demand[U(k)] = 0.0
-    total += _send_straight(work, top, n, low, high)
-    gathered = _gather(work, top, n, low, high, sink, sink_demand)
-    sink_demand = _less(sink_demand, gathered)
-    if source == sink:
-        own_demand = sink_demand
+    # What leaves the source's column late has the fewest ways to go on, so it goes first.
     spread = _spread(work, top, n, low, high, source, own_supply)
     own_supply = _less(own_supply, spread)
-    total += gathered + spread
+    total += spread + _send_straight(work, top, n, low, high)
+    gathered = _gather(work, top, n, low, high, sink, sink_demand)
+    sink_demand = _less(sink_demand, gathered)
+    total += gathered
+    if source == sink:
+        own_demand = sink_demand
     room[U(source)] = 0.0
     room[U(sink)] = 0.0
     if source != sink:
@@ -157,15 +158,15 @@ def _gather(work: Workspace, top: int, n: int, low: int, high: int, sink: int, w
 
 @vectorized
 def _spread(work: Workspace, top: int, n: int, low: int, high: int, source: int, given: float) -> float:
-    """Send across out of the column of the source, as early as there is room, and then straight down."""
+    """Send down the column of the source, across, as late as there is room, and then straight down."""
     demand, room, entering, straight, row = work.demand, work.room, work.entering, work.straight, work.row
-    limit = given
     total = 0.0
-    for level in range(top - 1, 1, -1):
-        if level < top - 1:
-            limit = min(limit, straight[U((level + 1) * n + source)])
+    for level in range(2, top):
+        limit = given - total
+        for q in range(level + 1, top):
+            limit = min(limit, straight[U(q * n + source)])
         if limit <= 0.0:
-            break
+            continue
         at = level * n
         amount = _least(work, demand, 0, row, at, low, high)
         if amount <= 0.0:
@@ -178,7 +179,6 @@ def _spread(work: Workspace, top: int, n: int, low: int, high: int, source: int,
         amount = min(amount, limit)
         for q in range(level + 1, top):
             straight[U(q * n + source)] = _less(straight[U(q * n + source)], amount)
-        limit = _less(limit, amount)
         total += amount
     return total
 
@@ -203,8 +203,8 @@ def _cross(work: Workspace, top: int, n: int, low: int, high: int, source: int, 
                 continue
             amount = 0.0
             if lower == upper:
-                amount = min(limit, column[U(upper * n + source)])
-                column[U(upper * n + source)] -= amount
+                amount = min(limit, row[U(upper * n + sink)])
+                row[U(upper * n + sink)] -= amount
             else:
                 amount = _least(work, row, upper * n, column, lower * n, low, high)
                 if amount <= 0.0:

@@ -43,7 +43,9 @@ class Workspace(NamedTuple):
         demand: What is left of the sink's edges from level 1.
         straight: What is left of the edge straight below each node.
         column: What is left of each node's edge to the column of the sink.
-        row: `[level * n + position]`, what is left of the edge from the source's column on that level to a position.
+        row: `[level * n + position]`, what is left of the edge from the source's column on that level to a position,
+            before the first phase.
+        row_rest: What is left of it after that phase.
         all_straight: What `straight` is before anything flows.
         all_row: Likewise `row`.
         narrowest: The narrowest of the straight edges of each column.
@@ -54,7 +56,6 @@ class Workspace(NamedTuple):
         label: Each node's distance to the sink in this phase; 0 if it cannot be reached (any more).
         cursor: How far each node has got with its edges.
         rest: What is left of the edge at the cursor.
-        n_full: How many edges each node has left behind full.
         alive: Positions of nodes, one list for each label and level.
         first: `[label * top + level]`, where that list starts.
         size: Its length.
@@ -63,6 +64,7 @@ class Workspace(NamedTuple):
         unseen: `[level * n + index]`, positions of a level most of which have no label yet.
         n_unseen: How many there are, `[level]`.
         n_unlabeled: How many nodes of a level have no label yet.
+        left_of_cut: `[0]`, a bound of what is left of the edges of the cut that a search has found.
         moved: Where the entries of a list have gone that is being closed up.
         path: The positions of the nodes from the highest level to where the search stands.
         path_level: Their levels.
@@ -83,6 +85,7 @@ class Workspace(NamedTuple):
     straight: FloatArray
     column: FloatArray
     row: FloatArray
+    row_rest: FloatArray
     all_straight: FloatArray
     all_row: FloatArray
     narrowest: FloatArray
@@ -93,7 +96,6 @@ class Workspace(NamedTuple):
     label: NodeArray
     cursor: NodeArray
     rest: FloatArray
-    n_full: NodeArray
     alive: NodeArray
     first: NodeArray
     size: NodeArray
@@ -102,6 +104,7 @@ class Workspace(NamedTuple):
     unseen: NodeArray
     n_unseen: NodeArray
     n_unlabeled: NodeArray
+    left_of_cut: FloatArray
     moved: NodeArray
     path: NodeArray
     path_level: NodeArray
@@ -137,6 +140,7 @@ def new_workspace(top: int, n: int) -> Workspace:
         straight=np.zeros(n_nodes),
         column=np.zeros(n_nodes),
         row=np.zeros(n_nodes),
+        row_rest=np.zeros(n_nodes),
         all_straight=np.zeros(n_nodes),
         all_row=np.zeros(n_nodes),
         narrowest=np.zeros(n),
@@ -147,7 +151,6 @@ def new_workspace(top: int, n: int) -> Workspace:
         label=nodes(n_nodes),
         cursor=nodes(n_nodes),
         rest=np.zeros(n_nodes),
-        n_full=nodes(n_nodes),
         alive=nodes(n_nodes + 1),
         first=nodes(n_lists),
         size=nodes(n_lists),
@@ -156,6 +159,7 @@ def new_workspace(top: int, n: int) -> Workspace:
         unseen=nodes(n_nodes),
         n_unseen=nodes(top),
         n_unlabeled=nodes(top),
+        left_of_cut=np.zeros(1),
         moved=nodes(n + 1),
         path=nodes(n_nodes + 1),
         path_level=nodes(n_nodes + 1),
