@@ -46,9 +46,12 @@ from attnflow_hf.backends.flow_workspace import (
     N_SEARCHES,
     N_SETTLED,
     STARRED,
+    NodeArray,
+    Records,
     U,
     Workspace,
     compiled,
+    compiled_part,
     inlined,
 )
 from attnflow_hf.errors import BoolArray, FloatArray, IntArray
@@ -110,7 +113,7 @@ def solve(
         cuts: `[sink, level, position]`, which nodes are on the source's side; not written if it has no rows.
     """
     n = len(work.supply)
-    _prepare(work, inner, top, n, source)
+    _prepare(work.all_straight, work.all_row, work.narrowest, inner, top, n, source)
     star_work = plain_work = 0.0
     n_star = n_plain = 0
     for index in range(len(sinks)):
@@ -128,10 +131,10 @@ def solve(
                 work, weights, inner, sink_weights, top, n, low, high, source, sink, largest, max_pushes
             )
             if with_star:
-                star_work += _work_done(work, top, high - low) + STAR_WORK * top * (high - low)
+                star_work += _work_done(work.counts, top, high - low) + STAR_WORK * top * (high - low)
                 n_star += 1
             else:
-                plain_work += _work_done(work, top, high - low)
+                plain_work += _work_done(work.counts, top, high - low)
                 n_plain += 1
         bounds[index] = values[index]
         if ends[index] == UNFINISHED:
@@ -144,7 +147,7 @@ def solve(
             _write_cut(work, top, n, low, high, source, sink, ends[index], cuts[index])
 
 
-@compiled
+@compiled_part
 def _is_star_better(index: int, star_work: float, plain_work: float) -> bool:
     """Whether the next pair is to start with the star: both ways are tried in turn, then mostly the better one."""
     if index < N_TRIALS:
@@ -152,30 +155,37 @@ def _is_star_better(index: int, star_work: float, plain_work: float) -> bool:
     return (star_work <= plain_work) != (index % RETRIAL == 0)
 
 
-@compiled
-def _work_done(work: Workspace, top: int, width: int) -> float:
+@compiled_part
+def _work_done(counts: IntArray, top: int, width: int) -> float:
     """Return about how long the last pair took, in pushes."""
-    counts = work.counts
     n_pushes: float = counts[N_PUSHES] + 1.3 * counts[N_SETTLED] + 0.8 * counts[N_SEARCHES] * top * width
     return n_pushes
 
 
-@compiled
-def _prepare(work: Workspace, inner: FloatArray, top: int, n: int, source: int) -> None:
+@compiled_part
+def _prepare(
+    all_straight: FloatArray,
+    all_row: FloatArray,
+    narrowest: FloatArray,
+    inner: FloatArray,
+    top: int,
+    n: int,
+    source: int,
+) -> None:
     """Read what all pairs of a source have in common: the straight edges, and the edges out of its column."""
     for level in range(2, top):
         start = (level - 2) * n * n
         for k in range(n):
-            work.all_straight[U(level * n + k)] = inner[U(start + k * n + k)]
-            work.all_row[U(level * n + k)] = inner[U(start + source * n + k)]
+            all_straight[U(level * n + k)] = inner[U(start + k * n + k)]
+            all_row[U(level * n + k)] = inner[U(start + source * n + k)]
     for k in range(n):
-        narrowest = np.inf
+        least = np.inf
         for level in range(2, top):
-            narrowest = min(narrowest, work.all_straight[U(level * n + k)])
-        work.narrowest[U(k)] = narrowest
+            least = min(least, all_straight[U(level * n + k)])
+        narrowest[U(k)] = least
 
 
-@compiled
+@compiled_part
 def _solve_pair(
     work: Workspace,
     weights: FloatArray,
@@ -211,7 +221,7 @@ def _solve_pair(
     return value, end
 
 
-@compiled
+@compiled_part
 def _start(
     work: Workspace,
     weights: FloatArray,
@@ -251,32 +261,32 @@ def _start(
     return value
 
 
-@compiled
+@compiled_part
 def _log_star(work: Workspace, inner: FloatArray, top: int, n: int, source: int, sink: int) -> None:
     """Log what the star has sent over each edge."""
     for level in range(2, top):
         for k in range(work.counts[LOW], work.counts[HIGH]):
             v = level * n + k
             edge = (v - 2 * n) * n
-            _log(work, v, v - n, inner[U(edge + k)] - work.straight[U(v)])
+            _log(work.log, work.counts, v, v - n, inner[U(edge + k)] - work.straight[U(v)])
             if k not in (source, sink):
-                _log(work, v, (level - 1) * n + sink, inner[U(edge + sink)] - work.column[U(v)])
+                _log(work.log, work.counts, v, (level - 1) * n + sink, inner[U(edge + sink)] - work.column[U(v)])
             if k != source:
-                _log(work, level * n + source, v - n, work.all_row[U(v)] - work.row[U(v)])
+                _log(work.log, work.counts, level * n + source, v - n, work.all_row[U(v)] - work.row[U(v)])
 
 
 @inlined
-def _log(work: Workspace, upper: int, lower: int, amount: float) -> None:
+def _log(log: Records, counts: IntArray, upper: int, lower: int, amount: float) -> None:
     if amount > 0.0:
-        at = work.counts[N_LOGGED] + 1
-        work.counts[N_LOGGED] = at
-        push = work.log[U(at)]
+        at = counts[N_LOGGED] + 1
+        counts[N_LOGGED] = at
+        push = log[U(at)]
         push.carried = amount
         push.upper = upper
         push.lower = lower
 
 
-@compiled
+@compiled_part
 def _sum(numbers: FloatArray, low: int, high: int) -> float:
     total = 0.0
     for k in range(low, high):
@@ -284,7 +294,7 @@ def _sum(numbers: FloatArray, low: int, high: int) -> float:
     return total
 
 
-@compiled
+@compiled_part
 def _full_cut(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, least: float) -> int:
     """Return which cut at the two ends is full, so that no more than `least` is left of it, or `UNFINISHED`.
 
@@ -299,7 +309,7 @@ def _full_cut(work: Workspace, top: int, n: int, low: int, high: int, source: in
     return UNFINISHED
 
 
-@compiled
+@compiled_part
 def _left_of_own_column(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> float:
     """Return what is left of the edges out of the source's column, if nothing has come back into it.
 
@@ -324,15 +334,19 @@ def _left_of_own_column(work: Workspace, top: int, n: int, low: int, high: int, 
             if k == sink or has_straight:
                 return np.inf
             total += work.demand[U(k)]
-    return np.inf if any_reached and _gets_reached_more(work, n, source) else total
+    return (
+        np.inf
+        if any_reached and _gets_reached_more(work.log, work.counts[N_LOGGED], work.row_rest, n, source)
+        else total
+    )
 
 
-@compiled
-def _gets_reached_more(work: Workspace, n: int, source: int) -> bool:
+@compiled_part
+def _gets_reached_more(log: Records, n_logged: int, row_rest: FloatArray, n: int, source: int) -> bool:
     """Whether a node of level 1 that the source's column can reach has got flow from elsewhere."""
-    for at in range(1, work.counts[N_LOGGED] + 1):
-        push = work.log[U(at)]
-        if push.lower < 2 * n and push.upper != 2 * n + source and work.row_rest[U(push.lower + n)] > 0.0:
+    for at in range(1, n_logged + 1):
+        push = log[U(at)]
+        if push.lower < 2 * n and push.upper != 2 * n + source and row_rest[U(push.lower + n)] > 0.0:
             return True
     return False
 
@@ -354,9 +368,9 @@ def settle(work: Workspace, inner: FloatArray, top: int, n: int, source: int, si
         if push.upper < 0:
             undone = work.log[U(push.lower)]
             undone.carried -= push.carried
-            spare[U(_edge(work, n, undone.upper, undone.lower))] += push.carried
+            spare[U(_edge(work.level, n, undone.upper, undone.lower))] += push.carried
         else:
-            edge = _edge(work, n, push.upper, push.lower)
+            edge = _edge(work.level, n, push.upper, push.lower)
             spare[U(edge)] -= push.carried
             own = work.push_of[U(edge)]
             if own > 0:
@@ -364,36 +378,38 @@ def settle(work: Workspace, inner: FloatArray, top: int, n: int, source: int, si
             else:
                 n_settled += 1
                 work.push_of[U(edge)] = n_settled
-                _enlist(work, n_settled, push.upper, push.lower, push.carried)
+                _enlist(work.log, work.first_in, work.first_out, n_settled, push.upper, push.lower, push.carried)
     counts[N_SETTLED] = n_settled
     counts[N_LOGGED] = n_settled
 
 
 @inlined
-def _edge(work: Workspace, n: int, upper: int, lower: int) -> int:
-    number: int = (upper - 2 * n) * n + lower - (work.level[U(upper)] - 1) * n
+def _edge(level: NodeArray, n: int, upper: int, lower: int) -> int:
+    number: int = (upper - 2 * n) * n + lower - (level[U(upper)] - 1) * n
     return number
 
 
 @inlined
-def _enlist(work: Workspace, at: int, upper: int, lower: int, carried: float) -> None:
+def _enlist(
+    log: Records, first_in: NodeArray, first_out: NodeArray, at: int, upper: int, lower: int, carried: float
+) -> None:
     """Write a settled push, and put it at the front of the lists of its two nodes."""
-    push = work.log[U(at)]
+    push = log[U(at)]
     push.upper = upper
     push.lower = lower
     push.carried = carried
-    push.next_in = work.first_in[U(lower)]
-    work.first_in[U(lower)] = at
-    push.next_out = work.first_out[U(upper)]
-    work.first_out[U(upper)] = at
+    push.next_in = first_in[U(lower)]
+    first_in[U(lower)] = at
+    push.next_out = first_out[U(upper)]
+    first_out[U(upper)] = at
 
 
-@compiled
+@compiled_part
 def _put_back(work: Workspace, inner: FloatArray, n: int) -> None:
     """Undo all that the last pair has changed."""
     for at in range(1, work.counts[N_SETTLED] + 1):
         push = work.log[U(at)]
-        edge = _edge(work, n, push.upper, push.lower)
+        edge = _edge(work.level, n, push.upper, push.lower)
         work.spare[U(edge)] = inner[U(edge)]
         work.push_of[U(edge)] = 0
         work.first_in[U(push.lower)] = 0
@@ -404,7 +420,7 @@ def _put_back(work: Workspace, inner: FloatArray, n: int) -> None:
     work.counts[N_SEARCHES] = 0
 
 
-@compiled
+@compiled_part
 def _write_cut(
     work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, end: int, cut: BoolArray
 ) -> None:

@@ -9,7 +9,7 @@ from attnflow_hf.backends.flow_workspace import (
     STARRED,
     U,
     Workspace,
-    compiled,
+    compiled_part,
     inlined,
 )
 from attnflow_hf.errors import FloatArray
@@ -21,7 +21,7 @@ From 0 on they are indices of a list; `FRESH` is that of a node that has tried n
 """
 
 
-@compiled
+@compiled_part
 def send_all(
     work: Workspace,
     spare: FloatArray,
@@ -289,7 +289,7 @@ def _send_by_level_one(
     return sent, n_logged
 
 
-@compiled
+@compiled_part
 def _close_up(
     work: Workspace, spare: FloatArray, top: int, n: int, d: int, level: int, source: int, sink: int, starred: bool
 ) -> None:

@@ -7,11 +7,11 @@ from attnflow_hf.backends.flow_workspace import (
     NodeArray,
     U,
     Workspace,
-    compiled,
+    compiled_part,
 )
 
 
-@compiled
+@compiled_part
 def label_by_level(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> None:
     """Label the nodes with their levels.
 
@@ -46,7 +46,7 @@ def label_by_level(work: Workspace, top: int, n: int, low: int, high: int, sourc
     work.counts[N_OPEN] = n_open
 
 
-@compiled
+@compiled_part
 def _list_positions(alive: NodeArray, start: int, low: int, high: int, source: int, sink: int) -> int:
     """List the positions from `low` to `high`, the sink's first and the source's last; return their number."""
     alive[U(start)] = sink
@@ -60,7 +60,7 @@ def _list_positions(alive: NodeArray, start: int, low: int, high: int, source: i
     return size
 
 
-@compiled
+@compiled_part
 def label_by_search(work: Workspace, top: int, n: int, low: int, high: int, crumb: float) -> int:
     """Label the nodes with their distance to the sink, breadth first; return that of the source, or 0 if cut off.
 
@@ -90,7 +90,7 @@ def label_by_search(work: Workspace, top: int, n: int, low: int, high: int, crum
     return distance
 
 
-@compiled
+@compiled_part
 def _label_level_one(work: Workspace, top: int, n: int, low: int, high: int, crumb: float) -> int:
     """Take all labels away, then label and queue the nodes next to the sink; return how many are queued."""
     for level in range(1, top):
@@ -112,7 +112,7 @@ def _label_level_one(work: Workspace, top: int, n: int, low: int, high: int, cru
     return n_queued
 
 
-@compiled
+@compiled_part
 def _label_above(work: Workspace, n: int, v: int, level: int, n_queued: int, crumb: float) -> int:
     """Label the unseen nodes above `v` whose edge to it has spare capacity; return how many are queued."""
     label, unseen, spare, queue = work.label, work.unseen, work.spare, work.queue
@@ -136,7 +136,7 @@ def _label_above(work: Workspace, n: int, v: int, level: int, n_queued: int, cru
     return n_queued
 
 
-@compiled
+@compiled_part
 def _label_below(work: Workspace, v: int, level: int, n_queued: int, crumb: float) -> int:
     """Label the unseen nodes below `v` that can send flow back up to it; return how many are queued."""
     at = work.first_out[U(v)]
@@ -153,7 +153,7 @@ def _label_below(work: Workspace, v: int, level: int, n_queued: int, crumb: floa
     return n_queued
 
 
-@compiled
+@compiled_part
 def _list_alive(work: Workspace, top: int, n: int, n_queued: int, distance: int) -> None:
     """List the queued nodes by label and level; those not nearer to the sink than the source lose their labels."""
     label, queue, size, first = work.label, work.queue, work.size, work.first

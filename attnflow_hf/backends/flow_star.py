@@ -16,14 +16,15 @@ from attnflow_hf.errors import FloatArray
 @vectorized
 def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> float:
     """Send what goes along stars of edges, and return how much; the workspace holds what is left of each edge."""
-    supply, demand, entering, room, straight = work.supply, work.demand, work.entering, work.room, work.straight
+    supply, demand, room, part = work.supply, work.demand, work.room, work.part
+    entering, straight, column, row = work.entering, work.straight, work.column, work.row
     for k in range(low, high):
         room[U(k)] = work.narrowest[U(k)]
     for v in range(n, top * n):
         entering[U(v)] = 0.0
-    total = _send_down(work, top, n, sink, sink)
+    total = _send_down(supply, demand, straight, top, n, sink)
     if source != sink:
-        total += _send_down(work, top, n, source, source)
+        total += _send_down(supply, demand, straight, top, n, source)
     # The two columns are taken out of the vectors.
     own_supply, sink_supply = supply[U(source)], supply[U(sink)]
     own_demand, sink_demand = demand[U(source)], demand[U(sink)]
@@ -31,10 +32,10 @@ def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: in
         supply[U(k)] = 0.0
         demand[U(k)] = 0.0
     # What leaves the source's column late has the fewest ways to go on, so it goes first.
-    spread = _spread(work, top, n, low, high, source, own_supply)
+    spread = _spread(demand, room, part, entering, straight, row, top, n, low, high, source, own_supply)
     own_supply = _less(own_supply, spread)
-    total += spread + _send_straight(work, top, n, low, high)
-    gathered = _gather(work, top, n, low, high, sink, sink_demand)
+    total += spread + _send_straight(supply, demand, room, part, entering, (top - 1) * n, low, high)
+    gathered = _gather(supply, room, part, entering, straight, column, top, n, low, high, sink, sink_demand)
     sink_demand = _less(sink_demand, gathered)
     total += gathered
     if source == sink:
@@ -42,7 +43,8 @@ def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: in
     room[U(source)] = 0.0
     room[U(sink)] = 0.0
     if source != sink:
-        crossed = _cross(work, top, n, low, high, source, sink, min(own_supply, sink_demand))
+        wanted = min(own_supply, sink_demand)
+        crossed = _cross(room, part, entering, straight, row, column, top, n, low, high, source, sink, wanted)
         own_supply = _less(own_supply, crossed)
         sink_demand = _less(sink_demand, crossed)
         total += crossed
@@ -66,35 +68,50 @@ def _less(room: float, amount: float) -> float:
 
 
 @vectorized
-def _send_down(work: Workspace, top: int, n: int, first: int, last: int) -> float:
+def _send_down(supply: FloatArray, demand: FloatArray, straight: FloatArray, top: int, n: int, k: int) -> float:
     """Send straight down one column what its narrowest edge lets through."""
-    supply, demand, straight = work.supply, work.demand, work.straight
-    amount: float = min(supply[U(first)], demand[U(last)])
+    amount: float = min(supply[U(k)], demand[U(k)])
     for level in range(2, top):
-        amount = min(amount, straight[U(level * n + first)])
-    supply[U(first)] -= amount
-    demand[U(last)] -= amount
+        amount = min(amount, straight[U(level * n + k)])
+    supply[U(k)] -= amount
+    demand[U(k)] -= amount
     for level in range(2, top):
-        straight[U(level * n + first)] -= amount
+        straight[U(level * n + k)] -= amount
     return amount
 
 
 @vectorized
-def _send_straight(work: Workspace, top: int, n: int, low: int, high: int) -> float:
+def _send_straight(
+    supply: FloatArray,
+    demand: FloatArray,
+    room: FloatArray,
+    part: FloatArray,
+    entering: FloatArray,
+    start: int,
+    low: int,
+    high: int,
+) -> float:
     """Send straight down all other columns."""
-    supply, demand, room, entering = work.supply, work.demand, work.room, work.entering
-    total = _least(work, supply, 0, demand, 0, low, high)
-    _take(supply, 0, work.part, low, high)
-    _take(demand, 0, work.part, low, high)
-    _take(room, 0, work.part, low, high)
-    _add(entering, (top - 1) * n, work.part, 0, low, high)
+    total = _least(part, room, supply, 0, demand, 0, low, high)
+    _take(supply, 0, part, low, high)
+    _take(demand, 0, part, low, high)
+    _take(room, 0, part, low, high)
+    _add(entering, start, part, 0, low, high)
     return total
 
 
 @vectorized
-def _least(work: Workspace, a: FloatArray, a_start: int, b: FloatArray, b_start: int, low: int, high: int) -> float:
+def _least(
+    part: FloatArray,
+    room: FloatArray,
+    a: FloatArray,
+    a_start: int,
+    b: FloatArray,
+    b_start: int,
+    low: int,
+    high: int,
+) -> float:
     """Write the least of two numbers and of the column's room for each position into `part`; return the sum."""
-    part, room = work.part, work.room
     for k in range(low, high):
         x, y, z = a[U(a_start + k)], b[U(b_start + k)], room[U(k)]
         x = x if x < y else y
@@ -125,9 +142,21 @@ def _add(numbers: FloatArray, start: int, part: FloatArray, part_start: int, low
 
 
 @vectorized
-def _gather(work: Workspace, top: int, n: int, low: int, high: int, sink: int, wanted: float) -> float:
+def _gather(
+    supply: FloatArray,
+    room: FloatArray,
+    part: FloatArray,
+    entering: FloatArray,
+    straight: FloatArray,
+    column: FloatArray,
+    top: int,
+    n: int,
+    low: int,
+    high: int,
+    sink: int,
+    wanted: float,
+) -> float:
     """Send straight down and then across into the column of the sink, as late as there is room."""
-    supply, room, entering, straight, column = work.supply, work.room, work.entering, work.straight, work.column
     start = (top - 1) * n
     limit = wanted
     total = 0.0
@@ -137,15 +166,15 @@ def _gather(work: Workspace, top: int, n: int, low: int, high: int, sink: int, w
         if limit <= 0.0:
             break
         at = level * n
-        amount = _least(work, supply, 0, column, at, low, high)
+        amount = _least(part, room, supply, 0, column, at, low, high)
         if amount <= 0.0:
             continue
-        _scale(work.part, limit / amount, low, high)
-        _take(supply, 0, work.part, low, high)
-        _take(column, at, work.part, low, high)
-        _take(room, 0, work.part, low, high)
-        _add(entering, start, work.part, 0, low, high)
-        _take(entering, at, work.part, low, high)
+        _scale(part, limit / amount, low, high)
+        _take(supply, 0, part, low, high)
+        _take(column, at, part, low, high)
+        _take(room, 0, part, low, high)
+        _add(entering, start, part, 0, low, high)
+        _take(entering, at, part, low, high)
         amount = min(amount, limit)
         for q in range(2, level):
             straight[U(q * n + sink)] = _less(straight[U(q * n + sink)], amount)
@@ -157,9 +186,21 @@ def _gather(work: Workspace, top: int, n: int, low: int, high: int, sink: int, w
 
 
 @vectorized
-def _spread(work: Workspace, top: int, n: int, low: int, high: int, source: int, given: float) -> float:
+def _spread(
+    demand: FloatArray,
+    room: FloatArray,
+    part: FloatArray,
+    entering: FloatArray,
+    straight: FloatArray,
+    row: FloatArray,
+    top: int,
+    n: int,
+    low: int,
+    high: int,
+    source: int,
+    given: float,
+) -> float:
     """Send down the column of the source, across, as late as there is room, and then straight down."""
-    demand, room, entering, straight, row = work.demand, work.room, work.entering, work.straight, work.row
     total = 0.0
     for level in range(2, top):
         limit = given - total
@@ -168,14 +209,14 @@ def _spread(work: Workspace, top: int, n: int, low: int, high: int, source: int,
         if limit <= 0.0:
             continue
         at = level * n
-        amount = _least(work, demand, 0, row, at, low, high)
+        amount = _least(part, room, demand, 0, row, at, low, high)
         if amount <= 0.0:
             continue
-        _scale(work.part, limit / amount, low, high)
-        _take(demand, 0, work.part, low, high)
-        _take(row, at, work.part, low, high)
-        _take(room, 0, work.part, low, high)
-        _add(entering, at - n, work.part, 0, low, high)
+        _scale(part, limit / amount, low, high)
+        _take(demand, 0, part, low, high)
+        _take(row, at, part, low, high)
+        _take(room, 0, part, low, high)
+        _add(entering, at - n, part, 0, low, high)
         amount = min(amount, limit)
         for q in range(level + 1, top):
             straight[U(q * n + source)] = _less(straight[U(q * n + source)], amount)
@@ -184,9 +225,22 @@ def _spread(work: Workspace, top: int, n: int, low: int, high: int, source: int,
 
 
 @vectorized
-def _cross(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, wanted: float) -> float:
+def _cross(
+    room: FloatArray,
+    part: FloatArray,
+    entering: FloatArray,
+    straight: FloatArray,
+    row: FloatArray,
+    column: FloatArray,
+    top: int,
+    n: int,
+    low: int,
+    high: int,
+    source: int,
+    sink: int,
+    wanted: float,
+) -> float:
     """Send from the column of the source to that of the sink, at once or by one column between."""
-    room, entering, straight, row, column = work.room, work.entering, work.straight, work.row, work.column
     left = wanted
     total = 0.0
     for upper in range(top - 1, 1, -1):
@@ -206,15 +260,15 @@ def _cross(work: Workspace, top: int, n: int, low: int, high: int, source: int, 
                 amount = min(limit, row[U(upper * n + sink)])
                 row[U(upper * n + sink)] -= amount
             else:
-                amount = _least(work, row, upper * n, column, lower * n, low, high)
+                amount = _least(part, room, row, upper * n, column, lower * n, low, high)
                 if amount <= 0.0:
                     continue
-                _scale(work.part, limit / amount, low, high)
-                _take(row, upper * n, work.part, low, high)
-                _take(column, lower * n, work.part, low, high)
-                _take(room, 0, work.part, low, high)
-                _add(entering, (upper - 1) * n, work.part, 0, low, high)
-                _take(entering, lower * n, work.part, low, high)
+                _scale(part, limit / amount, low, high)
+                _take(row, upper * n, part, low, high)
+                _take(column, lower * n, part, low, high)
+                _take(room, 0, part, low, high)
+                _add(entering, (upper - 1) * n, part, 0, low, high)
+                _take(entering, lower * n, part, low, high)
                 amount = min(amount, limit)
             for q in range(2, lower):
                 straight[U(q * n + sink)] = _less(straight[U(q * n + sink)], amount)
