@@ -254,7 +254,8 @@ class Attribution:
             special = [word.is_special for word in self.to_words().parts]
         else:
             labels, special = self.alignment.pieces, list(self.special_tokens_mask)
-        return html.render_tokens(labels, scores, heading=self.summary(), special_tokens_mask=special)
+        text = html.render_tokens(labels, scores, heading=self.summary(), special_tokens_mask=special)
+        return text + "".join(html.render_note(note) for note in self.notes)
 
     def _repr_html_(self) -> str:
         if self.scores.ndim > 1:

@@ -13,12 +13,13 @@ _STYLE = """
 .attnflow{font:16px/2.1 system-ui,sans-serif;color:#1a1a1a;background:#fff;padding:.6em 1em;border-radius:6px;
 max-width:60em}
 .attnflow .head{font-size:.8em;line-height:1.6;color:#555;margin:.4em 0 0}
+.attnflow .note{font-size:.8em;line-height:1.6;font-style:italic;color:#555;margin:-.4em 0 .8em}
 .attnflow .text{margin:.1em 0 .6em;overflow-wrap:anywhere}
 .attnflow .token{padding:.2em .25em;margin:0 .08em;border-radius:.25em;white-space:pre-wrap;unicode-bidi:isolate;
 -webkit-box-decoration-break:clone;box-decoration-break:clone;color:#000;background:rgba(0,114,178,calc(var(--w)*.9));
 border-bottom:.16em solid rgba(0,114,178,var(--w))}
 .attnflow .special{font-size:.8em;font-style:italic}
-@media (prefers-color-scheme:dark){.attnflow{color:#eee;background:#16181c}.attnflow .head{color:#aaa}
+@media (prefers-color-scheme:dark){.attnflow{color:#eee;background:#16181c}.attnflow .head,.attnflow .note{color:#aaa}
 .attnflow .token{color:#fff;background:rgba(0,140,220,calc(var(--w)*.8));border-color:rgba(86,180,233,var(--w))}}
 """
 
@@ -50,6 +51,11 @@ def render_tokens(
 def render_heading(text: str) -> str:
     """Return a line of small print, as an HTML fragment."""
     return f'<p class="head">{_escape(text)}</p>'
+
+
+def render_note(text: str) -> str:
+    """Return a line of small print that stands below a text, as an HTML fragment."""
+    return f'<p class="note">{_escape(text)}</p>'
 
 
 def render_fragment(parts: Sequence[str]) -> str:

@@ -138,6 +138,14 @@ def test_no_note_where_flow_says_something_or_another_method_was_asked(attributo
     assert rollout.notes == ()
 
 
+def test_the_note_is_shown(attributor, capsys):
+    attribution = attributor("the key to the cabinets")
+    attribution.show()
+    assert attribution.notes[0] in capsys.readouterr().out
+    assert f'<p class="note">{attribution.notes[0]}</p>' in attribution._repr_html_()
+    assert 'class="note"' not in attributor("the key to the cabinets", layer=1)._repr_html_()
+
+
 @pytest.mark.parametrize("position", ["mean", "all"])
 def test_reports_of_all_positions(attributor, position):
     several = attributor("the key to the cabinets", output_position=position, layer="all")

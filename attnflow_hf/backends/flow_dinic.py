@@ -158,7 +158,7 @@ def _is_star_better(index: int, star_work: float, plain_work: float) -> bool:
 @compiled_part
 def _work_done(counts: IntArray, top: int, width: int) -> float:
     """Return about how long the last pair took, in pushes."""
-    n_pushes: float = counts[N_PUSHES] + 1.3 * counts[N_SETTLED] + 0.8 * counts[N_SEARCHES] * top * width
+    n_pushes: float = counts[N_PUSHES] + 1.6 * counts[N_SETTLED] + 1.2 * counts[N_SEARCHES] * top * width
     return n_pushes
 
 

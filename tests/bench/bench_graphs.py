@@ -103,8 +103,8 @@ def synthetic_graphs(n: int) -> dict[str, LayerGraph]:
     return {
         "near permutation": make_graph("near permutation", 8, n),
         "permutation, no residual": seeded(permutation_without_residual, n),
-        "local": make_graph("local", 8, n),
-        "long-range local": seeded(long_range_local, n),
+        "local, e-fold in 1/2 token": make_graph("local", 8, n),
+        "local, e-fold in 16 tokens": seeded(long_range_local, n),
     }
 
 
