@@ -71,9 +71,11 @@ class FlowResult:
         gaps = self.gaps
         allowed = LARGEST_GAP * np.maximum(1.0, np.where(np.isfinite(self.lower), self.lower, 1.0))
         if not (gaps[self.is_exact] <= allowed[self.is_exact]).all():
-            worst = np.unravel_index(np.nanargmax(np.where(self.is_exact, gaps, 0.0)), gaps.shape)
+            worst = tuple(
+                int(i) for i in np.unravel_index(np.nanargmax(np.where(self.is_exact, gaps, 0.0)), gaps.shape)
+            )
             raise FlowError(
-                f"the flow {self.lower[worst]!r} and its cut differ by {gaps[worst]:.1e}, at index {worst}; "
+                f"the flow {float(self.lower[worst])!r} and its cut differ by {gaps[worst]:.1e}, at index {worst}; "
                 "this is an error of the solver: please report the graph"
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import os
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from attnflow_hf.errors import (
     AttnFlowError,
     OptionError,
     PositionError,
+    TooLargeError,
     check_choice,
     check_finite,
     check_index,
+    check_memory,
 )
 
 CHILDREN = [
@@ -78,3 +81,34 @@ def test_check_finite_names_the_first_bad_entry(bad: float) -> None:
 def test_check_finite_passes_numbers_and_nothing() -> None:
     check_finite("scores", np.ones((2, 3)))
     check_finite("scores", np.zeros((0, 3)))
+
+
+def _set_memory(monkeypatch: pytest.MonkeyPatch, page_size: int, n_pages: int) -> None:
+    sizes = {"SC_PAGE_SIZE": page_size, "SC_PHYS_PAGES": n_pages}
+    monkeypatch.setattr(os, "sysconf_names", dict.fromkeys(sizes, 0), raising=False)
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__, raising=False)
+
+
+def test_check_memory_names_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_memory(monkeypatch, 4096, 1_000_000)
+    check_memory("the table", 4_096_000_000)
+    message = r"^the table would need 12,345\.7 GB of memory; this machine has 4\.1 GB$"
+    with pytest.raises(TooLargeError, match=message):
+        check_memory("the table", 12_345_678_900_000)
+    with pytest.raises(MemoryError, match=r"need 4\.1 GB"):
+        check_memory("the table", 4_096_000_001)
+
+
+@pytest.mark.parametrize("n_pages", [-1, 0])
+def test_check_memory_passes_where_the_system_knows_no_size(monkeypatch: pytest.MonkeyPatch, n_pages: int) -> None:
+    _set_memory(monkeypatch, 4096, n_pages)
+    check_memory("the table", 10**18)
+
+
+@pytest.mark.parametrize("missing", ["SC_PAGE_SIZE", "SC_PHYS_PAGES"])
+def test_check_memory_passes_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    _set_memory(monkeypatch, 1, 1)
+    monkeypatch.delitem(os.sysconf_names, missing)
+    check_memory("the table", 10**18)
+    monkeypatch.delattr(os, "sysconf_names")
+    check_memory("the table", 10**18)

@@ -1,9 +1,12 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from attnflow_hf import AttnFlowError, LayerGraph
-from attnflow_hf.errors import ArrayError, OptionError, PositionError
+from attnflow_hf.errors import ArrayError, OptionError, PositionError, TooLargeError
 
 
 def softmax(scores):
@@ -233,3 +236,92 @@ def test_repr_and_root_error():
     assert repr(LayerGraph(np.ones((2, 3, 3)))) == "LayerGraph(2 layers, 3 tokens)"
     with pytest.raises(AttnFlowError, match="layer graph needs"):
         LayerGraph(3.0)
+
+
+def test_more_than_the_memory_is_refused_before_any_is_taken():
+    # 12 x 400,000 x 400,000 numbers of 8 bytes are 15,360 GB; NumPy itself would say so only when it takes them.
+    with pytest.raises(TooLargeError, match=r"^the layer graph would need 15,360\.0 GB of memory; this machine has \d"):
+        LayerGraph(np.broadcast_to(np.float64(0.5), (12, 400_000, 400_000)))
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_copy_is_frozen_too(duplicate):
+    graph = LayerGraph(np.arange(8).reshape(2, 2, 2))
+    other = duplicate(graph)
+    np.testing.assert_array_equal(other.weights, graph.weights)
+    assert not other.weights.flags.writeable
+
+
+# Three tokens, two layers; each weight is another power of two, so that a sum tells which edges are in it.
+POWERS = LayerGraph(2.0 ** np.arange(18).reshape(2, 3, 3))
+
+
+def test_worked_example_of_a_cut():
+    # The source's side: position 1 on top, nodes 0 and 2 of level 1, tokens 0 and 1. To the sink's side lead
+    #   from position 1 to node 1: layer 1, 2^(9 + 3 + 1) = 8192;
+    #   from nodes 0 and 2 to token 2: layer 0, 2^2 + 2^8 = 260.
+    # The edges the other way, as from node 1 to token 0, do not count.
+    cut = np.array([[True, True, False], [True, False, True], [False, True, False]])
+    capacity = POWERS.cut_capacity(cut)
+    assert capacity.shape == ()
+    assert capacity == 8192 + 260
+    assert POWERS.cut_capacity(cut[:2]) == 260  # a cut of the lowest layer alone
+
+
+def test_each_edge_counts_where_it_crosses_down():
+    for layer, query, key in np.ndindex(2, 3, 3):
+        cut = np.zeros((3, 3), dtype=bool)
+        cut[:layer] = True  # nothing crosses below
+        cut[layer] = np.arange(3) != key
+        cut[layer + 1, query] = True
+        assert POWERS.cut_capacity(cut) == POWERS.weights[layer, query, key]
+
+
+def test_batches_of_cuts():
+    cuts = np.random.default_rng(0).random((4, 5, 3, 3)) < 0.5
+    capacities = POWERS.cut_capacity(cuts)
+    assert capacities.shape == (4, 5)
+    for index in np.ndindex(4, 5):
+        assert capacities[index] == POWERS.cut_capacity(cuts[index])
+    assert POWERS.cut_capacity(cuts[:0]).shape == (0, 5)
+    assert not POWERS.cut_capacity(np.zeros((2, 3, 3), dtype=bool)).any()
+    assert not POWERS.cut_capacity(np.ones((2, 3, 3), dtype=bool)).any()
+
+
+def test_only_an_unlimited_edge_that_crosses_makes_a_cut_unlimited():
+    graph = LayerGraph([[[np.inf, 1], [2, 4]], [[8, 16], [32, np.inf]]])
+    cuts = [
+        [[False, True], [True, False], [True, False]],  # an unlimited edge crosses, from node 0 to token 0
+        [[True, False], [True, False], [False, True]],  # one from position 1 to node 1
+        [[True, False], [True, False], [True, False]],  # both ends on one side; from 0 to 1 twice: 16 + 1
+        [[True, False], [False, True], [False, True]],  # only the lower end of one on the source's side: 32 + 4
+        [[False, True], [False, True], [True, False]],  # only the lower end of the other: 8 + 2
+    ]
+    expected = [np.inf, np.inf, 16 + 1, 32 + 4, 8 + 2]
+    np.testing.assert_array_equal(graph.cut_capacity(np.array(cuts)), expected)
+
+
+def test_a_cut_wider_than_float64_is_unlimited():
+    graph = LayerGraph(np.full((1, 2, 2), 1.7e308))
+    assert graph.cut_capacity(np.array([[False, False], [True, True]])) == np.inf
+    assert graph.cut_capacity(np.array([[True, False], [True, False]])) == 1.7e308
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (np.ones((3, 3)), r"a cut is bool \[..., level, token\] with 3 tokens, got float64 \(3, 3\)"),
+        (np.ones((3, 3), dtype=int), r"got int64 \(3, 3\)"),
+        (np.ones(3, dtype=bool), r"got bool \(3,\)"),
+        (np.ones((3, 2), dtype=bool), r"with 3 tokens, got bool \(3, 2\)"),
+        (np.ones((1, 3), dtype=bool), "a cut of this graph has 2 to 3 levels, got 1"),
+        (np.ones((2, 4, 3), dtype=bool), "has 2 to 3 levels, got 4"),
+    ],
+)
+def test_what_is_no_cut(cut, message):
+    with pytest.raises(ArrayError, match=message):
+        POWERS.cut_capacity(cut)

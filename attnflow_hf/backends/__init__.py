@@ -141,13 +141,12 @@ def flow(
     """
     graphs = [graph] if isinstance(graph, LayerGraph) else list(graph)
     rich = certificate or paths or max_work is not None
-    if rich and backend == "auto":
-        backend = "numba"
+    needs_numba = rich or n_threads is not None
     questions = [_question(each, output_positions, layer) for each in graphs]
     work = sum(len(layers) * len(rows) * g.n_tokens * g.weights.size for g, layers, rows in questions)
-    chosen = choose_backend("flow", backend, work)
+    chosen = choose_backend("flow", backend, max(work, NETWORKX_MAX_WORK + 1) if needs_numba else work)
     if chosen != "numba":
-        if rich or n_threads is not None:
+        if needs_numba:
             raise OptionError(
                 f"certificate, paths, max_work and n_threads are options of backend 'numba'; got {chosen!r}"
             )

@@ -59,7 +59,7 @@ from attnflow_hf.errors import BoolArray, FloatArray, IntArray
 UNFINISHED, SOURCE_SIDE, SINK_COLUMN, OWN_COLUMN, INNER = range(5)
 """What has ended the search: too many pushes, or the full cut that was found."""
 
-N_TRIALS, RETRIAL = 8, 16
+N_TRIALS, RETRIAL = 8, 32
 """So many pairs of a source try both starts in turn; later one in so many tries the start that was worse."""
 
 CRUMB, SMALLEST_CRUMB, LAST_DIGIT = 2.0**-64, 2.0**-124, 2.0**-53

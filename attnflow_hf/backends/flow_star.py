@@ -31,13 +31,14 @@ def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: in
     for k in (source, sink):
         supply[U(k)] = 0.0
         demand[U(k)] = 0.0
-    # What leaves the source's column late has the fewest ways to go on, so it goes first.
+    # What has the fewest ways goes first: what leaves the source's column on the lowest layers, and what can enter the
+    # sink's on the highest; what goes straight down could have gone across anywhere.
     spread = _spread(demand, room, part, entering, straight, row, top, n, low, high, source, own_supply)
     own_supply = _less(own_supply, spread)
-    total += spread + _send_straight(supply, demand, room, part, entering, (top - 1) * n, low, high)
     gathered = _gather(supply, room, part, entering, straight, column, top, n, low, high, sink, sink_demand)
     sink_demand = _less(sink_demand, gathered)
-    total += gathered
+    total += spread + gathered
+    total += _send_straight(supply, demand, room, part, entering, (top - 1) * n, low, high)
     if source == sink:
         own_demand = sink_demand
     room[U(source)] = 0.0
@@ -156,15 +157,15 @@ def _gather(
     sink: int,
     wanted: float,
 ) -> float:
-    """Send straight down and then across into the column of the sink, as late as there is room."""
+    """Send straight down, across into the column of the sink, as early as there is room, and then straight down."""
     start = (top - 1) * n
-    limit = wanted
     total = 0.0
-    for level in range(2, top):
-        if level > 2:
-            limit = min(limit, straight[U((level - 1) * n + sink)])
+    for level in range(top - 1, 1, -1):
+        limit = wanted
+        for q in range(2, level):
+            limit = min(limit, straight[U(q * n + sink)])
         if limit <= 0.0:
-            break
+            continue
         at = level * n
         amount = _least(part, room, supply, 0, column, at, low, high)
         if amount <= 0.0:
@@ -178,9 +179,7 @@ def _gather(
         amount = min(amount, limit)
         for q in range(2, level):
             straight[U(q * n + sink)] = _less(straight[U(q * n + sink)], amount)
-        limit = _less(limit, amount)
         wanted = _less(wanted, amount)
-        limit = min(limit, wanted)
         total += amount
     return total
 

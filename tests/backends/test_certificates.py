@@ -10,13 +10,15 @@ from fractions import Fraction
 import networkx as nx
 import numpy as np
 import pytest
-from graph_makers import MAKERS, make_graph, minilm_graph, stories_graph
+from graph_makers import MAKERS, ROW_STOCHASTIC, make_graph, minilm_graph, mix, softmax, stories_graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
+from attnflow_hf import flow
 from attnflow_hf.backends import flow_networkx, flow_numba
 from attnflow_hf.errors import FloatArray
 from attnflow_hf.layer_graph import LayerGraph
@@ -113,9 +115,9 @@ def assert_exact(value: float, exact: Fraction | float) -> None:
 
 def assert_all_exact(graph: LayerGraph, layer: int, position: int, token: int) -> None:
     exact = exact_value(graph.weights[: layer + 1], position, token)
-    for flow in (flow_networkx.flow, flow_numba.flow):
-        if flow is flow_numba.flow or graph.n_tokens <= 16:
-            rows = flow(LayerGraph(graph.weights[: layer + 1]), np.array([layer]), np.array([position]))
+    for backend in (flow_networkx.flow, flow_numba.flow):
+        if backend is flow_numba.flow or graph.n_tokens <= 16:
+            rows = backend(LayerGraph(graph.weights[: layer + 1]), np.array([layer]), np.array([position]))
             assert_exact(rows[0, 0, token], exact)
 
 
@@ -127,6 +129,30 @@ def test_on_random_graphs(kind, seed):
     graph = make_graph(kind, n_layers, n, seed)
     for token in rng.permutation(n)[:3]:
         assert_all_exact(graph, n_layers - 1, int(rng.integers(n)), int(token))
+
+
+SIZES = [(5, 3, 12), (4, 6, 20), (3, 8, 20), (3, 12, 12), (8, 5, 20), (5, 16, 6)]
+"""Layers, tokens, and how many pairs are drawn."""
+
+
+def test_the_exact_value_of_many_pairs():
+    errors = {kind: [error for size in SIZES for error in exact_errors(kind, size)] for kind in MAKERS}
+    assert sum(map(len, errors.values())) >= 1000
+    assert max(max(errors[kind]) for kind in ROW_STOCHASTIC) <= 1e-12
+
+
+def exact_errors(kind: str, size: tuple[int, int, int]) -> list[float]:
+    """Check the values of pairs of all layers, and return their absolute errors."""
+    n_layers, n, n_pairs = size
+    graph, rng = make_graph(kind, n_layers, n, seed=n_layers), np.random.default_rng(n)
+    values = flow(graph, layer="all", backend="numba")
+    errors = []
+    for _ in range(n_pairs):
+        layer, position, token = (int(rng.integers(size)) for size in values.shape)
+        exact = exact_value(graph.weights[: layer + 1], position, token)
+        assert_exact(values[layer, position, token], exact)
+        errors.append(0.0 if isinstance(exact, float) else float(abs(Fraction(values[layer, position, token]) - exact)))
+    return errors
 
 
 @pytest.mark.parametrize("n", [8, 32, 64])
@@ -170,6 +196,65 @@ def test_on_any_graph(problem):
 def test_on_any_graph_that_is_dense(kind, n_layers, n, seed):
     graph = make_graph(kind, n_layers, n, seed)
     assert_all_exact(graph, n_layers - 1, seed % n, seed // 7 % n)
+
+
+TWISTS = {
+    "zeros": lambda rng, w: w * (rng.random(w.shape) < rng.choice([0.1, 0.5, 0.9])),
+    "ties": lambda rng, w: np.round(w * 8) / 8,
+    "denormals": lambda rng, w: np.where(rng.random(w.shape) < 0.3, rng.choice(DENORMALS, size=w.shape), w),
+    "wide range": lambda rng, w: w * 10.0 ** -rng.choice([0, 8, 16, 17, 300], size=w.shape),
+    "one entry": lambda rng, w: np.where(chosen_rows(rng, w), one_entry(rng, w), w),
+    "same rows": lambda rng, w: np.where(chosen_rows(rng, w), w[:, :1], w),
+    "zero rows": lambda rng, w: np.where(chosen_rows(rng, w), 0.0, w),
+    "no residual": lambda rng, w: w * (1 - np.eye(w.shape[-1])),
+    "causal": lambda rng, w: np.tril(w),
+    "unlimited": lambda rng, w: np.where(np.eye(w.shape[-1]) * chosen_rows(rng, w) > 0, np.inf, w),
+    "all unlimited": lambda rng, w: np.where(np.eye(w.shape[-1]) > 0, np.inf, w),
+}
+"""What a softmax does not give, put into it one after the other in this order."""
+
+DENORMALS = [5e-324, 1e-323, 1.5e-323, 2e-310, 1e-309, 1e-308, 2.2250738585072014e-308]
+
+
+def chosen_rows(rng: np.random.Generator, weights: FloatArray) -> FloatArray:
+    return rng.random((*weights.shape[:2], 1)) < 0.3
+
+
+def one_entry(rng: np.random.Generator, weights: FloatArray) -> FloatArray:
+    return np.eye(weights.shape[-1])[rng.integers(weights.shape[-1], size=weights.shape[:2])]
+
+
+@st.composite
+def twisted_graphs(draw: st.DrawFn) -> LayerGraph:
+    shape = draw(st.integers(1, 8)), draw(st.integers(1, 24))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scores = rng.normal(size=(*shape, shape[1])) * draw(st.sampled_from([0.1, 1.0, 3.0, 10.0, 100.0]))
+    weights = mix(softmax(scores), draw(st.sampled_from([0.0, 0.1, 0.5, 0.9])))
+    twists = draw(st.sets(st.sampled_from(list(TWISTS)), max_size=4))
+    for name in TWISTS:
+        if name in twists:
+            weights = TWISTS[name](rng, weights)
+    return LayerGraph(weights)
+
+
+@given(twisted_graphs())
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_values_cuts_and_laws_on_any_graph(graph):
+    result = flow(graph, certificate=True)
+    values, weights = result.values, graph.weights
+    assert_allclose(result.cut_capacities, values, rtol=1e-12, atol=0)
+    top = graph.n_layers
+    assert result.cuts[:, :, top].diagonal(axis1=0, axis2=2).all()
+    assert not result.cuts[:, :, 0].diagonal(axis1=1, axis2=2).any()
+    assert_allclose(flow(graph, backend="numba"), values, rtol=1e-12, atol=0)
+    reverse = LayerGraph(weights[::-1].transpose(0, 2, 1))
+    assert_allclose(flow(reverse, backend="numba"), values.T, rtol=1e-12, atol=0)
+    assert (values <= np.minimum(weights[-1].sum(axis=1)[:, None], weights[0].sum(axis=0)) * (1 + 1e-12)).all()
+    if graph.is_causal:
+        assert_array_equal(np.triu(values, k=1), np.zeros_like(values))
+    if weights.size <= 256:
+        expected = flow_networkx.flow(graph, np.array([top - 1]), np.arange(graph.n_tokens))[0]
+        assert_allclose(values, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(

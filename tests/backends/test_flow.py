@@ -1,17 +1,9 @@
-import os
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
-
 import numpy as np
 import pytest
 from graph_makers import MAKERS, make_graph, minilm_graph, stories_graph
 from numpy.testing import assert_allclose, assert_array_equal
 
-from attnflow_hf.backends import flow_dinic, flow_networkx, flow_numba, flow_workspace
-from attnflow_hf.layer_graph import LayerGraph
+from attnflow_hf.backends import flow_networkx, flow_numba
 
 
 def test_worked_example(flow):
@@ -122,89 +114,3 @@ def test_numba_agrees_with_networkx_on_real_attentions(make, n):
     layers, positions = np.arange(2, graph.n_layers), np.array([0, n // 3, n - 1][: 32 // n])
     expected = flow_networkx.flow(graph, layers, positions)
     assert_allclose(flow_numba.flow(graph, layers, positions), expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("n_threads", [1, 2, 3, 50])
-def test_threads_change_nothing(monkeypatch, n_threads):
-    graph = make_graph("sharp", 5, 70)
-    monkeypatch.setattr(flow_numba, "MIN_WORK_OF_A_THREAD", 1)
-    monkeypatch.setattr(flow_numba.numba.config, "NUMBA_NUM_THREADS", n_threads)
-    question = [np.array([2, 4])], [np.array([3, 69, 3])]
-    values = flow_numba.solve_graphs([graph], *question)[0].lower
-    assert_array_equal(values, flow_numba.solve_graphs([graph], *question, n_threads=1)[0].lower)
-    one_by_one = [
-        flow_numba.flow(graph, np.array([layer]), np.array([row]))[0, 0] for layer in (2, 4) for row in (3, 69)
-    ]
-    assert_array_equal(values[:, [0, 1]].reshape(4, 70), one_by_one)
-
-
-def test_several_callers_at_the_same_time():
-    graphs = [make_graph("sharp", 4, 16, seed=seed) for seed in range(8)]
-
-    def solve(graph: LayerGraph) -> np.ndarray:
-        return flow_numba.flow(graph, np.array([3]), np.arange(16))
-
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(solve, graphs))
-    for graph, values in zip(graphs, together, strict=True):
-        assert_array_equal(values, solve(graph))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_after_a_fork(monkeypatch):
-    monkeypatch.setattr(flow_numba, "MIN_WORK_OF_A_THREAD", 1)
-    graph = make_graph("sharp", 4, 8)
-    expected = flow_numba.flow(graph, np.array([3]), np.arange(8))
-    with get_context("fork").Pool(1) as pool:
-        values = pool.apply_async(flow_numba.flow, (graph, np.array([3]), np.arange(8))).get(timeout=30)
-    assert_array_equal(values, expected)
-
-
-def test_an_error_in_a_thread_is_raised_and_ends_the_others(monkeypatch):
-    calls = []
-
-    def fail(*args: object) -> None:
-        calls.append(args)
-        time.sleep(0.05)
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(flow_numba, "MIN_WORK_OF_A_THREAD", 1)
-    monkeypatch.setattr(flow_numba, "new_workspace", fail)
-    graphs = [make_graph("sharp", 4, 8, seed=seed) for seed in range(30)]
-    with pytest.raises(MemoryError, match="no room"):
-        flow_numba.solve_graphs(graphs, [np.array([3])] * 30, [np.arange(8)] * 30, n_threads=2)
-    assert len(calls) <= 4
-
-
-def test_importing_compiles_nothing_and_the_first_call_says_what_it_does(tmp_path):
-    program = (
-        "import logging, numpy as np\n"
-        "logging.basicConfig(level=logging.INFO, format='%(name)s %(message)s')\n"
-        "from attnflow_hf.backends import flow_dinic, flow_numba\n"
-        "from attnflow_hf.layer_graph import LayerGraph\n"
-        "print(len(flow_dinic.solve.signatures))\n"
-        "graph = LayerGraph(np.full((3, 2, 2), 0.5))\n"
-        "for _ in range(2): values = flow_numba.flow(graph, np.array([2]), np.array([0]))\n"
-        "print(len(flow_dinic.solve.signatures), values.tolist())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["0", "1 [[[1.0, 1.0]]]"]
-    assert done.stderr.count("attnflow_hf loading the compiled flow solver") == 1
-
-
-def test_all_graphs_run_the_same_machine_code():
-    """Each new combination of array types would compile for seconds, and again in each process without a cache."""
-    for graph in (make_graph("sharp", 3, 1), make_graph("causal", 4, 5), LayerGraph([[[1, 0], [0, 1]]] * 3)):
-        flow_numba.flow(graph, np.array([2]), np.array([0]))
-    assert len(flow_dinic.solve.signatures) == 1
-
-
-def test_without_a_folder_to_write_to_it_is_compiled_without_cache(monkeypatch):
-    def njit(*, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: (function, options["nogil"])
-
-    monkeypatch.setattr(flow_workspace.numba, "njit", njit)
-    assert flow_workspace.compiled(len) == (len, True)
