@@ -151,7 +151,8 @@ class Attributor:
             inputs: A text; a pair of texts (tuple); a list of texts or pairs; or what the tokenizer returned for
                 them.
             method: `"raw"`: the attention weights of the explained layer alone. `"rollout"`: the product of all
-                layers below, residual included. `"flow"`: the maximum flow through them.
+                layers below, residual included. `"flow"`: the maximum flow through them; where it says
+                little of the position, a `SaturationWarning` is given once, and each result's `notes` say so.
             backend: Changes the speed and not the numbers; `"auto"` chooses by size.
             layer: The explained layer, 0 is the lowest, -1 the last; `"all"` gives every layer (for flow, as many
                 times the work).
