@@ -68,7 +68,7 @@ CRUMB, SMALLEST_CRUMB, LAST_DIGIT = 2.0**-64, 2.0**-124, 2.0**-53
 Half of the last digit cannot be seen in the sum. If more than that is left, crumbs get smaller, down to nothing.
 """
 
-STAR_WORK = 0.7
+STAR_WORK = 0.6
 """What the star costs for each node, in pushes."""
 
 
