@@ -39,8 +39,6 @@ def send_star(work: Workspace, top: int, n: int, low: int, high: int, source: in
     sink_demand = _less(sink_demand, gathered)
     total += spread + gathered
     total += _send_straight(supply, demand, room, part, entering, (top - 1) * n, low, high)
-    if source == sink:
-        own_demand = sink_demand
     room[U(source)] = 0.0
     room[U(sink)] = 0.0
     if source != sink:
