@@ -245,7 +245,7 @@ class _Task:
         problem, tokens = self.problem, slice(self.start, self.stop)
         into = problem.graph.weights[0][:, tokens]
         if self.top == 1:
-            through, above = into[self.source][None], None
+            above = None
             through = np.where(np.arange(len(into))[:, None] == self.source, into, 0.0)
         else:
             above = problem.graph.weights[1, self.source][:, None]
