@@ -104,6 +104,7 @@ def synthetic_graphs(n: int) -> dict[str, LayerGraph]:
         "near permutation": make_graph("near permutation", 8, n),
         "permutation, no residual": seeded(permutation_without_residual, n),
         "local, e-fold in 1/2 token": make_graph("local", 8, n),
+        "local, e-fold in 4 tokens": seeded(noisy_local, n),
         "local, e-fold in 16 tokens": seeded(long_range_local, n),
     }
 
@@ -121,6 +122,11 @@ def permutation_without_residual(rng: np.random.Generator, n: int) -> np.ndarray
 def long_range_local(rng: np.random.Generator, n: int) -> np.ndarray:
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     return mix(softmax(np.tile(-distance / 16.0, (8, 1, 1))), 0.5)
+
+
+def noisy_local(rng: np.random.Generator, n: int) -> np.ndarray:
+    distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    return mix(softmax(rng.normal(size=(8, n, n)) - distance / 4.0), 0.5)
 
 
 def layer_stack(n_layers: int, n: int) -> LayerGraph:
