@@ -16,6 +16,7 @@ from typer.main import get_command
 import attnflow_hf
 from attnflow_hf import Attributor, Options, backends, flow
 from attnflow_hf.cli import app
+from attnflow_hf.saturation import measure_saturation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,14 +60,20 @@ def test_python_blocks_print_what_the_readme_shows(tmp_path, monkeypatch):
     assert tried > 10
 
 
-def test_flow_saturates_as_the_readme_says():
-    graph = minilm_graph(64)
-    values = flow(graph)
-    column_sums = np.minimum(1, graph.weights[0].sum(axis=0))
-    assert np.isclose(values, column_sums, rtol=0, atol=1e-9).mean() > 0.9
-    beyond_attention = values[0] - graph.weights[0, 0]
-    assert np.isclose(beyond_attention, np.median(beyond_attention), rtol=0, atol=1e-9).mean() > 0.95
-    assert 0.003 < values[0, 1:-1].std() / values[0, 1:-1].mean() < 0.007
+ROWS_OF_SATURATION = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \|((?: \d+% \|){5})$", README, flags=re.M)
+
+
+@pytest.mark.parametrize(("n", "layer", "position", "percents"), ROWS_OF_SATURATION)
+def test_flow_saturates_as_the_readme_says(n, layer, position, percents):
+    graph = minilm_graph(int(n), (ROOT / "LICENSE").read_text(encoding="utf-8"))
+    values = flow(graph, output_positions=int(position), layer=int(layer))
+    report = measure_saturation(graph, [int(layer)], [int(position)], values[None])
+    expected = [float(percent) / 100 for percent in re.findall(r"\d+", percents)]
+    np.testing.assert_allclose([*report.shares, report.variation], expected, rtol=0, atol=0.016)  # a token of 64
+
+
+def test_the_table_of_saturation_is_there():
+    assert len(ROWS_OF_SATURATION) == 8
 
 
 def test_there_are_blocks_to_run():

@@ -32,32 +32,24 @@ So each value is a flow and the capacity of a cut to the last digit, whatever th
 
 import numpy as np
 
+from attnflow_hf.backends.flow_cut import INNER, SINK_COLUMN, SOURCE_SIDE, UNFINISHED, full_cut, sum_of, write_cut
+from attnflow_hf.backends.flow_log import put_back, settle
 from attnflow_hf.backends.flow_push import send_all
 from attnflow_hf.backends.flow_search import label_by_level, label_by_search
 from attnflow_hf.backends.flow_star import send_star
 from attnflow_hf.backends.flow_workspace import (
-    COPIED,
-    DETOURED,
     HIGH,
     LOW,
-    N_LOGGED,
-    N_OPEN,
     N_PUSHES,
     N_SEARCHES,
     N_SETTLED,
     STARRED,
-    NodeArray,
-    Records,
     U,
     Workspace,
     compiled,
     compiled_part,
-    inlined,
 )
 from attnflow_hf.errors import BoolArray, FloatArray, IntArray
-
-UNFINISHED, SOURCE_SIDE, SINK_COLUMN, OWN_COLUMN, INNER = range(5)
-"""What has ended the search: too many pushes, or the full cut that was found."""
 
 N_TRIALS, RETRIAL = 8, 32
 """So many pairs of a source try both starts in turn; later one in so many tries the start that was worse."""
@@ -120,7 +112,7 @@ def solve(
         sink = sinks[index]
         # In a causal graph only the tokens from the sink to the source can lie on a path.
         low, high = (sink, source + 1) if is_causal else (0, n)
-        _put_back(work, inner, n)
+        put_back(work, inner, n)
         values[index] = 0.0
         ends[index] = SOURCE_SIDE
         with_star = _is_star_better(index, star_work * n_plain, plain_work * n_star) and largest < np.inf
@@ -138,13 +130,13 @@ def solve(
                 n_plain += 1
         bounds[index] = values[index]
         if ends[index] == UNFINISHED:
-            supply, demand = _sum(work.supply, low, high), _sum(work.demand, low, high)
+            supply, demand = sum_of(work.supply, low, high), sum_of(work.demand, low, high)
             bounds[index] += min(supply, demand)
             if bounds[index] == values[index]:  # what is left is less than the last digit
                 ends[index] = SOURCE_SIDE if supply < demand else SINK_COLUMN
         n_pushes[index] = work.counts[N_PUSHES]
         if len(cuts) > 0:
-            _write_cut(work, top, n, low, high, source, sink, ends[index], cuts[index])
+            write_cut(work, top, n, low, high, source, sink, ends[index], cuts[index])
 
 
 @compiled_part
@@ -204,7 +196,7 @@ def _solve_pair(
     label_by_level(work, top, n, low, high, source, sink)
     share = CRUMB
     value = send_all(work, inner, top, n, low, high, source, sink, top, 0.0, share, value, max_pushes)
-    end = _full_cut(work, top, n, low, high, source, sink, value * LAST_DIGIT)
+    end = full_cut(work, top, n, low, high, source, sink, value * LAST_DIGIT)
     while end == UNFINISHED and work.counts[N_PUSHES] < max_pushes:
         settle(work, inner, top, n, source, sink)
         crumb = value * share
@@ -213,7 +205,7 @@ def _solve_pair(
             value = send_all(
                 work, work.spare_read, top, n, low, high, source, sink, distance, crumb, 0.0, value, max_pushes
             )
-            end = _full_cut(work, top, n, low, high, source, -1, value * LAST_DIGIT)
+            end = full_cut(work, top, n, low, high, source, -1, value * LAST_DIGIT)
         elif work.left_of_cut[0] <= value * LAST_DIGIT:
             end = INNER
         else:
@@ -259,184 +251,3 @@ def _start(
         if value >= largest / 1024:
             break
     return value
-
-
-@compiled_part
-def _log_star(work: Workspace, inner: FloatArray, top: int, n: int, source: int, sink: int) -> None:
-    """Log what the star has sent over each edge."""
-    for level in range(2, top):
-        for k in range(work.counts[LOW], work.counts[HIGH]):
-            v = level * n + k
-            edge = (v - 2 * n) * n
-            _log(work.log, work.counts, v, v - n, inner[U(edge + k)] - work.straight[U(v)])
-            if k not in (source, sink):
-                _log(work.log, work.counts, v, (level - 1) * n + sink, inner[U(edge + sink)] - work.column[U(v)])
-            if k != source:
-                _log(work.log, work.counts, level * n + source, v - n, work.all_row[U(v)] - work.row[U(v)])
-
-
-@inlined
-def _log(log: Records, counts: IntArray, upper: int, lower: int, amount: float) -> None:
-    if amount > 0.0:
-        at = counts[N_LOGGED] + 1
-        counts[N_LOGGED] = at
-        push = log[U(at)]
-        push.carried = amount
-        push.upper = upper
-        push.lower = lower
-
-
-@compiled_part
-def _sum(numbers: FloatArray, low: int, high: int) -> float:
-    total = 0.0
-    for k in range(low, high):
-        total += numbers[U(k)]
-    return total
-
-
-@compiled_part
-def _full_cut(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, least: float) -> int:
-    """Return which cut at the two ends is full, so that no more than `least` is left of it, or `UNFINISHED`.
-
-    After the first phase, in which `sink` is given, this may also be the source's column.
-    """
-    if work.counts[N_OPEN] == 0 and _sum(work.demand, low, high) <= least:
-        return SINK_COLUMN
-    if _sum(work.supply, low, high) <= least:
-        return SOURCE_SIDE
-    if sink >= 0 and _left_of_own_column(work, top, n, low, high, source, sink) <= least:
-        return OWN_COLUMN
-    return UNFINISHED
-
-
-@compiled_part
-def _left_of_own_column(work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int) -> float:
-    """Return what is left of the edges out of the source's column, if nothing has come back into it.
-
-    An edge to level 1 may have something left: its node is then on the source's side too, if it can give no more to the
-    sink and has got nothing from elsewhere.
-    """
-    if source == sink or work.counts[DETOURED]:
-        return np.inf
-    total: float = work.demand[U(source)]
-    for k in range(low, high):
-        if k != source:
-            total += work.supply[U(k)]
-    for level in range(3, top):
-        for k in range(low, high):
-            if k != source:
-                total += work.row_rest[U(level * n + k)]
-    any_reached = False
-    for k in range(low, high):
-        if k != source and work.row_rest[U(2 * n + k)] > 0.0:
-            any_reached = True
-            has_straight = work.counts[STARRED] and work.straight[U(2 * n + k)] < work.all_straight[U(2 * n + k)]
-            if k == sink or has_straight:
-                return np.inf
-            total += work.demand[U(k)]
-    return (
-        np.inf
-        if any_reached and _gets_reached_more(work.log, work.counts[N_LOGGED], work.row_rest, n, source)
-        else total
-    )
-
-
-@compiled_part
-def _gets_reached_more(log: Records, n_logged: int, row_rest: FloatArray, n: int, source: int) -> bool:
-    """Whether a node of level 1 that the source's column can reach has got flow from elsewhere."""
-    for at in range(1, n_logged + 1):
-        push = log[U(at)]
-        if push.lower < 2 * n and push.upper != 2 * n + source and row_rest[U(push.lower + n)] > 0.0:
-            return True
-    return False
-
-
-@compiled
-def settle(work: Workspace, inner: FloatArray, top: int, n: int, source: int, sink: int) -> None:
-    """Take what was pushed since the last time from the spare capacities, and give each edge one push of its own."""
-    spare, counts = work.spare, work.counts
-    if counts[COPIED] == 0:
-        for edge in range(len(spare)):
-            spare[U(edge)] = inner[U(edge)]
-        counts[COPIED] = 1
-    if counts[STARRED] == 1:
-        _log_star(work, inner, top, n, source, sink)
-        counts[STARRED] = 0
-    n_settled = counts[N_SETTLED]
-    for at in range(n_settled + 1, counts[N_LOGGED] + 1):
-        push = work.log[U(at)]
-        if push.upper < 0:
-            undone = work.log[U(push.lower)]
-            undone.carried -= push.carried
-            spare[U(_edge(work.level, n, undone.upper, undone.lower))] += push.carried
-        else:
-            edge = _edge(work.level, n, push.upper, push.lower)
-            spare[U(edge)] -= push.carried
-            own = work.push_of[U(edge)]
-            if own > 0:
-                work.log[U(own)].carried += push.carried
-            else:
-                n_settled += 1
-                work.push_of[U(edge)] = n_settled
-                _enlist(work.log, work.first_in, work.first_out, n_settled, push.upper, push.lower, push.carried)
-    counts[N_SETTLED] = n_settled
-    counts[N_LOGGED] = n_settled
-
-
-@inlined
-def _edge(level: NodeArray, n: int, upper: int, lower: int) -> int:
-    number: int = (upper - 2 * n) * n + lower - (level[U(upper)] - 1) * n
-    return number
-
-
-@inlined
-def _enlist(
-    log: Records, first_in: NodeArray, first_out: NodeArray, at: int, upper: int, lower: int, carried: float
-) -> None:
-    """Write a settled push, and put it at the front of the lists of its two nodes."""
-    push = log[U(at)]
-    push.upper = upper
-    push.lower = lower
-    push.carried = carried
-    push.next_in = first_in[U(lower)]
-    first_in[U(lower)] = at
-    push.next_out = first_out[U(upper)]
-    first_out[U(upper)] = at
-
-
-@compiled_part
-def _put_back(work: Workspace, inner: FloatArray, n: int) -> None:
-    """Undo all that the last pair has changed."""
-    for at in range(1, work.counts[N_SETTLED] + 1):
-        push = work.log[U(at)]
-        edge = _edge(work.level, n, push.upper, push.lower)
-        work.spare[U(edge)] = inner[U(edge)]
-        work.push_of[U(edge)] = 0
-        work.first_in[U(push.lower)] = 0
-        work.first_out[U(push.upper)] = 0
-    work.counts[N_SETTLED] = 0
-    work.counts[N_LOGGED] = 0
-    work.counts[N_PUSHES] = 0
-    work.counts[N_SEARCHES] = 0
-
-
-@compiled_part
-def _write_cut(
-    work: Workspace, top: int, n: int, low: int, high: int, source: int, sink: int, end: int, cut: BoolArray
-) -> None:
-    """Write which nodes are on the source's side of the full cut, `[level, position]`.
-
-    Nodes that lead nowhere are on it: tokens but the sink, and in a causal graph the positions before the sink.
-    """
-    for k in range(n):
-        cut[0, k] = k != sink
-        cut[top, k] = k == source
-    for level in range(1, top):
-        for k in range(n):
-            v = level * n + k
-            if low <= k < high:
-                is_reached = k == source or (level == 1 and work.row_rest[2 * n + k] > 0.0)
-                on_top = end == SINK_COLUMN or (end == OWN_COLUMN and is_reached)
-                cut[level, k] = on_top or (end == INNER and work.label[v] == 0)
-            else:
-                cut[level, k] = k < low

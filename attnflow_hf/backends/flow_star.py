@@ -252,7 +252,6 @@ def _cross(
                 limit = min(limit, straight[U(q * n + sink)])
             if limit <= 0.0:
                 continue
-            amount = 0.0
             if lower == upper:
                 amount = min(limit, row[U(upper * n + sink)])
                 row[U(upper * n + sink)] -= amount

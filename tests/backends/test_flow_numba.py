@@ -16,7 +16,7 @@ from graph_makers import MAKERS, make_graph, mix, softmax
 from numpy.testing import assert_allclose, assert_array_equal
 
 from attnflow_hf import LayerGraph, flow
-from attnflow_hf.backends import flow_dinic, flow_numba, flow_workspace
+from attnflow_hf.backends import flow_dinic, flow_numba, flow_task, flow_workspace
 from attnflow_hf.errors import FlowError, OptionError, TooLargeError
 from attnflow_hf.flow_result import FlowResult
 
@@ -242,8 +242,8 @@ def test_strongly_local_graphs_of_long_range(n_layers, n, decay):
 
 def test_by_default_large_graphs_are_given_up(monkeypatch):
     graph = make_graph("without residual", 5, 12)
-    monkeypatch.setattr(flow_numba, "UNBOUNDED_UP_TO", 11)
-    monkeypatch.setattr(flow_numba, "DEFAULT_MAX_WORK", 20)
+    monkeypatch.setattr(flow_task, "UNBOUNDED_UP_TO", 11)
+    monkeypatch.setattr(flow_task, "DEFAULT_MAX_WORK", 20)
     bounded = flow(graph, max_work=20)
     n_unfinished = int((~bounded.is_exact).sum())
     assert n_unfinished > 1
@@ -254,7 +254,7 @@ def test_by_default_large_graphs_are_given_up(monkeypatch):
         flow([BATCH[1], graph], backend="numba")
     assert flow(graph, max_work=1_000_000).is_exact.all()
     assert not flow(graph, certificate=True).is_exact.all()
-    monkeypatch.setattr(flow_numba, "UNBOUNDED_UP_TO", 12)
+    monkeypatch.setattr(flow_task, "UNBOUNDED_UP_TO", 12)
     assert np.isfinite(flow(graph, backend="numba")).all()
 
 
