@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from attnflow_hf.storage import read_token_field, to_plain, write_text
 from attnflow_hf.tokens import Tokens, Word
 
 NORMALIZATIONS = ("max", "none", "sum")
-SPECIAL_TOKENS = ("drop", "keep", "zero")
+SPECIAL_TOKENS = FIRST_TOKEN = ("drop", "keep", "zero")
 _FORMAT, _VERSION = "attnflow_hf.Attribution", 1
 
 
@@ -37,7 +37,8 @@ class Attribution:
     Attributes:
         alignment: The tokens; their fields are here too (`tokens`, `input_ids`, `offsets`, ...).
         scores: float64 `[token]`; with `output_position="all"` `[position, token]`; with `layer="all"` one more axis
-            in front. Aligned with `tokens`, read-only.
+            in front. Aligned with `tokens`, read-only. Positions are the decoder's where both halves of an
+            encoder-decoder model are explained together.
         method: `"raw"`, `"rollout"` or `"flow"`.
         backend: Which backend computed it.
         output_position: The explained position, as an index of the tokenizer's output without padding; or `"mean"`
@@ -47,6 +48,10 @@ class Attribution:
         residual_weight: The share of the residual connection; 0 for raw attention.
         normalize: `"sum"`, `"max"` or `"none"`.
         special_tokens: `"keep"`, `"zero"` or `"drop"`.
+        first_token: The same for the first token.
+        position_correction: `"none"`, or `"uniform"` where scores were divided by those of the uniform causal graph.
+        sink_scores: float64 `[...]`, the axes of `scores` without the last: the method's value for the attention
+            sink, as it came; `None` where the model has none.
         prediction: What the model's head says (about the output position, for one that speaks of each position), or
             `None` where it says nothing.
         model_name: The model's name or class.
@@ -67,6 +72,9 @@ class Attribution:
     residual_weight: float = 0.5
     normalize: str = "sum"
     special_tokens: str = "keep"
+    first_token: str = "keep"
+    position_correction: str = "none"
+    sink_scores: FloatArray | None = None
     prediction: Prediction | None = None
     model_name: str = ""
     notes: tuple[str, ...] = ()
@@ -78,16 +86,30 @@ class Attribution:
         object.__setattr__(self, "scores", np.array(self.scores, dtype=np.float64, order="C"))
         n = len(self.alignment)
         axes = 1 + (self.output_position == "all") + (self.layer == "all")
-        square = self.output_position == "all"
+        square = self.output_position == "all" and not self.alignment.parts
         if self.scores.ndim != axes or self.scores.shape[-1] != n or (square and self.scores.shape[-2] != n):
             raise ArrayError(f"scores of shape {self.scores.shape} do not fit {n} tokens with {axes} axes")
         check_finite("scores", self.scores)
         if (self.scores < 0).any():
             raise ArrayError(f"scores must not be negative, lowest is {self.scores.min()}")
         self.scores.setflags(write=False)
+        if self.sink_scores is not None:
+            sinks = np.array(self.sink_scores, dtype=np.float64)
+            if sinks.shape != self.scores.shape[:-1] or not (np.isfinite(sinks) & (sinks >= 0)).all():
+                raise ArrayError(f"sink_scores {sinks} do not fit scores of shape {self.scores.shape}")
+            sinks.setflags(write=False)
+            object.__setattr__(self, "sink_scores", sinks)
 
     def _check_names(self) -> None:
-        for name in ("method", "backend", "normalize", "special_tokens", "model_name"):
+        for name in (
+            "method",
+            "backend",
+            "normalize",
+            "special_tokens",
+            "first_token",
+            "position_correction",
+            "model_name",
+        ):
             if not isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} must be a string, got {getattr(self, name)!r}")
         for name, words in (("output_position", ("mean", "all")), ("layer", ("all",))):
@@ -135,6 +157,31 @@ class Attribution:
         """The text, or the two of a pair; empty where it is not known."""
         return self.alignment.texts
 
+    @property
+    def grid_scores(self) -> FloatArray:
+        """The scores of an image's patches, float64 `[..., row, column]`.
+
+        Raises:
+            OptionError: This is no image, or a patch was dropped.
+        """
+        patches = self.scores[..., ~self.special_tokens_mask]
+        if self.alignment.grid is None or patches.shape[-1] != self.alignment.grid[0] * self.alignment.grid[1]:
+            raise OptionError("there is no grid of patches: this is no image, or first_token='drop' took one away")
+        return patches.reshape(*patches.shape[:-1], *self.alignment.grid)
+
+    def part(self, name: str) -> Attribution:
+        """Return the scores of the encoder's or the decoder's tokens alone, as they are in the whole.
+
+        Args:
+            name: `"encoder"` or `"decoder"`.
+
+        Raises:
+            OptionError: The attribution is not one of an encoder and its decoder.
+        """
+        check_choice("part", name, sorted(set(self.alignment.parts)) or ["(none: this attribution has no parts)"])
+        keep = np.array([part == name for part in self.alignment.parts])
+        return replace(self, alignment=self.alignment.select(keep), scores=self.scores[..., keep])
+
     def to_words(self, split: str = "auto") -> WordAttribution:
         """Return the scores summed over the tokens of each word; nothing is lost.
 
@@ -173,6 +220,8 @@ class Attribution:
             alignment = Tokens(**{field.name: read_token_field(field.name, values) for field in fields(Tokens)})
             own = {field.name: values[field.name] for field in fields(cls) if field.name != "alignment"}
             own["scores"] = np.array(own["scores"], dtype=np.float64)
+            if own["sink_scores"] is not None:
+                own["sink_scores"] = np.array(own["sink_scores"], dtype=np.float64)
             own["notes"] = tuple(own["notes"])
             own["prediction"] = None if own["prediction"] is None else Prediction(**own["prediction"])
             own["saturation"] = None if own["saturation"] is None else Saturation(**own["saturation"])
@@ -209,7 +258,8 @@ class Attribution:
         """The output position with its token, for display."""
         if isinstance(self.output_position, str):
             return self.output_position
-        found = np.flatnonzero(self.positions == self.output_position)
+        parts = np.array(self.alignment.parts or [""] * len(self.alignment))
+        found = np.flatnonzero((self.positions == self.output_position) & (parts != "encoder"))
         return f"{self.output_position}" + (f" ({self.tokens[found[0]]})" if len(found) else "")
 
     def summary(self) -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -14,28 +14,23 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.attribution import Attribution
-from attnflow_hf.backends import METHODS, backend_names, choose_backend, compute, select_layers
-from attnflow_hf.capture import capture, max_positions, n_embeddings, reads_padding
-from attnflow_hf.errors import ArrayError, CaptureError, FloatArray, OptionError, SaturationWarning
-from attnflow_hf.inputs import (
-    Sample,
-    Text,
-    batches,
-    check_vocabulary,
-    collate,
-    is_encoding,
-    samples_from_encoding,
-    samples_from_texts,
-)
-from attnflow_hf.layer_graph import LayerGraph, mix_residual
+from attnflow_hf.backends import METHODS, backend_names, choose_backend
+from attnflow_hf.capture import report_on
+from attnflow_hf.capture_report import CaptureReport
+from attnflow_hf.errors import CaptureError, OptionError, SaturationWarning
+from attnflow_hf.generation import generate
+from attnflow_hf.given import Given, given, is_single
+from attnflow_hf.inputs import Text, is_encoding
 from attnflow_hf.options import Options, OutputPosition
-from attnflow_hf.prediction import predict
-from attnflow_hf.readout import read_out, resolve_position
-from attnflow_hf.saturation import Saturation, measure_saturation
+from attnflow_hf.prediction import predict_token
+from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
+from attnflow_hf.readout import resolve_position
+from attnflow_hf.scoring import Wrapped, score
+from attnflow_hf.signals import SIGNALS
 
 EMBEDDED_MODEL = "verb_number"
 
@@ -51,17 +46,23 @@ class _CallOptions(TypedDict, total=False):
     residual_weight: float
     normalize: str
     special_tokens: str
+    first_token: str
+    position_correction: str
+    keep: str
+    text_target: str | list[str] | None
     truncation: bool
 
 
 class Attributor:
     """Wraps a Transformers model and its tokenizer, and attributes its output to the input tokens.
 
-    The model is borrowed: each call gives it back as it came. It stays where it is (CPU or GPU). Several threads may
-    call attributors of one model, which wait for each other; but nothing else may use the model during a call.
+    The model is borrowed: each call gives it back as it came, and stays where it is (CPU or GPU). Several threads may
+    use the model meanwhile, by attributors or not: what they compute does not change (a model in train state is in
+    eval state during a call).
 
     Args:
-        model: Any Transformers encoder or decoder; of an encoder-decoder model the encoder is explained.
+        model: Any Transformers encoder or decoder, of text, images or sound; or an encoder-decoder model, of which
+            the encoder is explained, or with `text_target` or `generate` both halves.
         tokenizer: Its tokenizer; `None` if you give encodings of your own.
         batch_size: How many texts go through the model at once.
 
@@ -81,8 +82,11 @@ class Attributor:
             )
         if tokenizer is not None and not callable(tokenizer):
             raise OptionError(f"tokenizer must be a Transformers tokenizer or None, got {tokenizer!r}")
-        if model.main_input_name != "input_ids":
-            raise OptionError(f"{type(model).__name__} reads {model.main_input_name}, but only text is supported")
+        if model.main_input_name not in ("input_ids", *SIGNALS):
+            raise OptionError(
+                f"{type(model).__name__} reads {model.main_input_name}; models of text (input_ids), images "
+                "(pixel_values) and sound (input_values, input_features) can be explained"
+            )
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise OptionError(f"batch_size must be a positive integer, got {batch_size!r}")
         self.model = model
@@ -98,13 +102,14 @@ class Attributor:
         revision: str = "main",
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         batch_size: int = 16,
     ) -> Attributor:
         """Return an attributor for a model of the hub, of a local folder, or for the embedded one.
 
         The model is loaded with the head it was saved with (classifier, language model, ...), or without one where
-        its config names none, and with eager attention.
+        its config names none.
 
         Args:
             name_or_path: A name on the hub or a folder; `None` for the embedded verb-number model, which needs no
@@ -112,6 +117,8 @@ class Attributor:
             revision: Branch, tag or commit of a hub model.
             dtype: The type of the weights; by default that of the checkpoint.
             device: Where the model goes; by default it stays on the CPU.
+            attn_implementation: The model's attention, `"sdpa"`, `"eager"`, ...; by default what Transformers chooses,
+                or eager where attentions cannot be captured from that.
             trust_remote_code: Run code that comes with the model.
             batch_size: How many texts go through the model at once.
 
@@ -119,13 +126,24 @@ class Attributor:
             OSError: Transformers does not find the model or its tokenizer.
         """
         source = str(files("attnflow_hf") / EMBEDDED_MODEL) if name_or_path is None else _check_source(name_or_path)
-        shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+        tokenizer_options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        shared: dict[str, Any] = dict(tokenizer_options)
         config = AutoConfig.from_pretrained(source, **shared)
         loader = getattr(transformers, (config.architectures or [""])[0], AutoModel)
-        types = {} if dtype is None else {"dtype": dtype}
-        model = loader.from_pretrained(source, attn_implementation="eager", **shared, **types)
-        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-        return cls(model if device is None else model.to(device), tokenizer, batch_size=batch_size)
+        if dtype is not None:
+            shared["dtype"] = dtype
+
+        def load(implementation: str | None) -> PreTrainedModel:
+            named = {} if implementation is None else {"attn_implementation": implementation}
+            model: PreTrainedModel = loader.from_pretrained(source, **shared, **named)
+            return model if device is None else model.to(device)  # type: ignore[arg-type]
+
+        model = load(attn_implementation)
+        if attn_implementation is None and not _can_be_captured(model):
+            model = load("eager")
+        reads_text = model.main_input_name == "input_ids"
+        tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options) if reads_text else None
+        return cls(model, tokenizer, batch_size=batch_size)
 
     @overload
     def __call__(self, inputs: Text | Mapping[str, Any], **options: Unpack[_CallOptions]) -> Attribution: ...
@@ -143,13 +161,18 @@ class Attributor:
         residual_weight: float = 0.5,
         normalize: str = "sum",
         special_tokens: str = "keep",
+        first_token: str = "keep",
+        position_correction: str = "none",
+        keep: str = "layers",
+        text_target: str | list[str] | None = None,
         truncation: bool = False,
     ) -> Attribution | list[Attribution]:
         """Return what an output position of the model drew on, one score for each input token.
 
         Args:
             inputs: A text; a pair of texts (tuple); a list of texts or pairs; or what the tokenizer returned for
-                them.
+                them, or the image processor or feature extractor of a model of images or sound. With
+                `decoder_input_ids` among it, both halves of an encoder-decoder model are explained.
             method: `"raw"`: the attention weights of the explained layer alone. `"rollout"`: the product of all
                 layers below, residual included. `"flow"`: the maximum flow through them; where it says
                 little of the position, a `SaturationWarning` is given once, and each result's `notes` say so.
@@ -168,6 +191,13 @@ class Attributor:
                 values as they are, as in the paper's text: flow values have a meaning of their own.
             special_tokens: `"keep"` them, set their scores to `"zero"`, or `"drop"` them from the result; before
                 normalizing.
+            first_token: The same for the first token, on which trained decoders put much attention whatever it is.
+            position_correction: `"uniform"`: divide by what the method gives on the uniform causal graph of the same
+                size, as early tokens of causal models are reached by more paths; causal models only.
+            keep: What is kept of the layers while the model runs. `"layers"`: one matrix for each. `"rollout"`: their
+                product alone, memory for three matrices however many layers; for `method="rollout"`, same numbers.
+            text_target: For encoder-decoder models a target text (a list for a list): both halves are explained, as
+                one graph; `output_position` counts the decoder's tokens, `layer` its layers.
             truncation: Cut texts that are longer than the model can read; otherwise they are an error.
 
         Returns:
@@ -176,10 +206,71 @@ class Attributor:
         Raises:
             AttnFlowError: One of its children says what came, what is needed and what to do.
         """
-        options = Options(backend, layer, output_position, head_reduction, residual_weight, normalize, special_tokens)
-        results = [by_method[method] for by_method in self._attribute(inputs, [method], options, truncation)]
+        options = Options(
+            backend=backend,
+            layer=layer,
+            output_position=output_position,
+            head_reduction=head_reduction,
+            residual_weight=residual_weight,
+            normalize=normalize,
+            special_tokens=special_tokens,
+            first_token=first_token,
+            position_correction=position_correction,
+            keep=keep,
+        )
+        asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
+        results = [by_method[method] for by_method in self._attribute(asked, [method], options)]
         self._warn_of_saturation(results)
-        return results[0] if _is_single(inputs, len(results)) else results
+        return results[0] if is_single(inputs, len(results)) else results
+
+    def generate(
+        self,
+        text: Text,
+        *,
+        max_new_tokens: int = 20,
+        generation_config: GenerationConfig | None = None,
+        method: str = "flow",
+        options: Options | None = None,
+        truncation: bool = False,
+    ) -> list[Attribution]:
+        """Return one attribution for each token that the model generates, in their order.
+
+        The text is generated as Transformers does it, then read once more as a whole; each generated token is
+        explained from the position that predicted it, by the tokens up to there. Its `prediction` is the generated
+        token with its probability.
+
+        Args:
+            text: The prompt; for an encoder-decoder model what the encoder reads.
+            max_new_tokens: How many tokens at most.
+            generation_config: How to generate; by default greedily. One sequence of one beam.
+            method: As in `__call__`.
+            options: The options of `__call__`; the output position is that of each token.
+            truncation: Cut a text that is longer than the model can read.
+
+        Raises:
+            AttnFlowError: As `__call__`; `OptionError` if the model cannot generate, or the text is not one text.
+        """
+        if isinstance(text, list) or is_encoding(text):
+            raise OptionError("generate takes one text; call it for each")
+        chosen = options or Options()
+        if chosen.output_position != "auto" or chosen.layer == "all" or chosen.keep != "layers":
+            raise OptionError("generate explains each token from the position that predicted it, in one layer")
+        prompt = given(self.model, self.tokenizer, text, truncation=truncation).samples[0]
+        sample, new_ids = generate(
+            self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, generation_config=generation_config
+        )
+        reading = next(reading for _, reading in self._read(Given([sample]), chosen))
+        positions = list(range(reading.layout.n_outputs - len(new_ids), reading.layout.n_outputs))
+        work = _work(len(sample), chosen) * len(positions) * len(reading.layout.stages)
+        backend = choose_backend(method, chosen.backend, work)
+        found = score(reading, self._wrapped, method, backend, chosen, positions=positions)
+        results = [
+            replace(each, prediction=predict_token(self.tokenizer, logits[0], token_id))
+            for each, logits, token_id in zip(found, map(reading.logits_at, positions), new_ids, strict=True)
+            if logits is not None
+        ]
+        self._warn_of_saturation(results)
+        return results
 
     def compare(
         self,
@@ -187,6 +278,7 @@ class Attributor:
         *,
         methods: Sequence[str] = METHODS,
         options: Options | None = None,
+        text_target: str | None = None,
         truncation: bool = False,
     ) -> dict[str, Attribution]:
         """Return one text's attributions by several methods, from one forward pass.
@@ -195,6 +287,7 @@ class Attributor:
             inputs: A text, a pair of texts, or what the tokenizer returned for one.
             methods: Which methods, in the order wanted.
             options: The options of `__call__`; the backend is that of the methods which have it.
+            text_target: As in `__call__`.
             truncation: Cut a text that is longer than the model can read.
 
         Raises:
@@ -202,10 +295,28 @@ class Attributor:
         """
         if isinstance(methods, str) or isinstance(inputs, list):
             raise OptionError("compare takes one text and a list of methods; call it for each text")
-        results = self._attribute(inputs, methods, options or Options(), truncation)
+        asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
+        results = self._attribute(asked, methods, options or Options())
         if len(results) > 1:
             raise OptionError(f"compare takes one text, got an encoding of {len(results)}; call it for each")
         return results[0]
+
+    def capture_report(self, *, with_decoder: bool = False) -> CaptureReport:
+        """Return how the model's attentions are captured: by which step and why, its layers, heads, what was verified.
+
+        The first call, or the first attribution, runs a few short forward passes on random input.
+
+        Args:
+            with_decoder: Report on encoder and decoder of an encoder-decoder model together.
+
+        Raises:
+            CaptureError: The model cannot be captured; the message says why.
+
+        Example:
+            >>> print(Attributor.from_pretrained().capture_report())  # doctest: +ELLIPSIS
+            BertForSequenceClassification: captured by Transformers' attention interface, streamed: ...
+        """
+        return report_on(self.model, with_decoder=with_decoder)
 
     def __repr__(self) -> str:
         """Return the model's class and name."""
@@ -230,108 +341,51 @@ class Attributor:
                     stacklevel=3,
                 )
 
-    def _attribute(
-        self, inputs: Any, methods: Sequence[str], options: Options, truncation: bool
-    ) -> list[dict[str, Attribution]]:
-        if not isinstance(truncation, bool):
-            raise OptionError(f"truncation must be True or False, got {truncation!r}")
-        backends = _backend_of_each(methods, options.backend)
-        samples = self._samples(inputs, truncation)
-        work_per_layer = sum(_work_per_layer(len(sample), options) for sample in samples)
+    def _attribute(self, inputs: Given, methods: Sequence[str], options: Options) -> list[dict[str, Attribution]]:
+        backends = _backend_of_each(methods, "auto" if options.keep == "rollout" else options.backend)
+        if options.keep == "rollout" and list(backends) != ["rollout"]:
+            raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
         results: dict[int, dict[str, Attribution]] = {}
-        for index, reading in self._read(samples, options.head_reduction):
-            work = work_per_layer * reading.graph.n_layers * (reading.graph.n_layers if options.layer == "all" else 1)
-            results[index] = {
-                method: self._explain(reading, method, choose_backend(method, backend, work), options)
+        for index, reading in self._read(inputs, options):
+            lengths = [len(sample) for sample in inputs.samples] or [len(reading.tokens)]
+            n_layers = len(reading.layout.stages)
+            work = sum(_work(n, options) for n in lengths) * n_layers * (n_layers if options.layer == "all" else 1)
+            chosen = {
+                method: "fold" if options.keep == "rollout" else choose_backend(method, backend, work)
                 for method, backend in backends.items()
             }
-        return [results[index] for index in range(len(samples))]
+            results[index] = {
+                method: score(reading, self._wrapped, method, backend, options)[0] for method, backend in chosen.items()
+            }
+        return [results[index] for index in range(len(results))]
 
-    def _samples(self, inputs: Any, truncation: bool) -> list[Sample]:
-        if is_encoding(inputs):
-            samples = samples_from_encoding(inputs, self.tokenizer, max_length=max_positions(self.model))
-        else:
-            texts = inputs if isinstance(inputs, list) else [inputs]
-            samples = samples_from_texts(texts, self.tokenizer, max_length=self._max_length(), truncation=truncation)
-        check_vocabulary(samples, n_embeddings(self.model))
-        return samples
-
-    def _max_length(self) -> int | None:
-        limits = [max_positions(self.model), getattr(self.tokenizer, "model_max_length", None)]
-        known = [limit for limit in limits if limit is not None and limit < 10**9]  # Transformers' sign for no limit
-        return min(known, default=None)
-
-    def _read(self, samples: Sequence[Sample], head_reduction: HeadReduction) -> Iterator[tuple[int, _Reading]]:
-        """Yield each sample's index and what the model made of it, in the order of the forward passes."""
-        pad_id = self.model.config.get_text_config().pad_token_id
-        splits = pad_id is None and "ForSequenceClassification" in type(self.model).__name__  # it refuses batches
-        size = 1 if splits else self.batch_size
-        for indices in batches(samples, size, equal_lengths=reads_padding(self.model)):
-            yield from zip(
-                indices, self._read_batch([samples[index] for index in indices], head_reduction), strict=True
-            )
-
-    def _read_batch(self, samples: Sequence[Sample], head_reduction: HeadReduction) -> list[_Reading]:
-        """Return what the model made of the samples of one forward pass; its attentions are given up at the end."""
-        inputs = collate(samples, self._padding_id())
-        captured = capture(self.model, {name: value.to(self.model.device) for name, value in inputs.items()})
-        readings = []
-        for row, sample in enumerate(samples):
-            graph = self._graph(captured.attentions, inputs["attention_mask"], head_reduction, row)
-            logits = None if captured.logits is None else captured.logits[row].float().cpu().numpy()
-            readings.append(_Reading(sample, graph, logits))
-        return readings
-
-    def _padding_id(self) -> int:
-        """Return the id to pad with; any id with an embedding will do, but some models look for their own."""
-        own = self.model.config.get_text_config().pad_token_id, getattr(self.tokenizer, "pad_token_id", None)
-        limit = n_embeddings(self.model)
-        valid = [each for each in own if each is not None and each >= 0 and (limit is None or each < limit)]
-        return valid[0] if valid else 0
-
-    def _graph(self, attentions: Any, mask: torch.Tensor, head_reduction: HeadReduction, row: int) -> LayerGraph:
-        try:
-            return LayerGraph.from_attentions(
-                attentions, attention_mask=mask, head_reduction=head_reduction, residual_weight=0.0, batch_index=row
-            )
-        except ArrayError as error:
-            raise CaptureError(f"{type(self.model).__name__} cannot be explained: {error}") from error
-
-    def _explain(self, reading: _Reading, method: str, backend: str, options: Options) -> Attribution:
-        residual_weight = 0.0 if method == "raw" else options.residual_weight
-        graph = reading.graph if method == "raw" else LayerGraph(mix_residual(reading.graph.weights, residual_weight))
-        cls_id = getattr(self.tokenizer, "cls_token_id", None)
-        position = resolve_position(options.output_position, reading.sample.tokens, graph.is_causal, cls_id)
-        layers = select_layers(options.layer, graph.n_layers)
-        wanted = range(graph.n_tokens) if isinstance(position, str) else [position]
-        values = compute(method, backend, graph, layers, list(wanted))
-        saturation = measure_saturation(graph, layers, list(wanted), values) if method == "flow" else None
-        tokens, scores = read_out(reading.sample.tokens, values, position, options)
-        return Attribution(
-            alignment=tokens,
-            scores=np.ascontiguousarray(scores if options.layer == "all" else scores[0]),
-            method=method,
-            backend=backend,
-            output_position=position,
-            layer="all" if options.layer == "all" else layers[0],
-            head_reduction=_plain_heads(options.head_reduction),
-            residual_weight=residual_weight,
-            normalize=options.normalize,
-            special_tokens=options.special_tokens,
-            prediction=predict(self.model, self.tokenizer, reading.logits, reading.sample.tokens.input_ids, position),
-            model_name=self.model_name,
-            notes=_notes(reading.sample, saturation),
-            saturation=saturation,
+    def _read(self, inputs: Given, options: Options) -> Iterator[tuple[int, Reading]]:
+        """Yield each input's index and what the model made of it, in the order of the forward passes."""
+        if inputs.signals is not None:
+            if options.keep == "rollout":
+                raise OptionError("keep='rollout' is for text; images and sound keep their layers")
+            return read_signals(self.model, inputs.signals, inputs.decoders, head_reduction=options.head_reduction)
+        batch_size, heads = self.batch_size, options.head_reduction
+        if options.keep == "layers":
+            return read_samples(self.model, self.tokenizer, inputs.samples, batch_size=batch_size, head_reduction=heads)
+        is_causal, cls_id = self.capture_report().is_causal, getattr(self.tokenizer, "cls_token_id", None)
+        positions = []
+        for sample in inputs.samples:
+            position = resolve_position(options.output_position, sample.tokens, is_causal, cls_id)
+            positions.append(list(range(len(sample))) if isinstance(position, str) else [position])
+        return fold_samples(
+            self.model,
+            self.tokenizer,
+            inputs.samples,
+            positions,
+            batch_size=batch_size,
+            head_reduction=heads,
+            residual_weight=options.residual_weight,
         )
 
-
-@dataclass(frozen=True, eq=False)
-class _Reading:
-    """What the model made of a sample: its layer graph without residual, and its head's output."""
-
-    sample: Sample
-    graph: LayerGraph
-    logits: FloatArray | None
+    @property
+    def _wrapped(self) -> Wrapped:
+        return Wrapped(self.model, self.tokenizer, self.model_name)
 
 
 def _check_source(name_or_path: str | Path) -> str:
@@ -342,8 +396,12 @@ def _check_source(name_or_path: str | Path) -> str:
     return source
 
 
-def _is_single(inputs: Any, n_results: int) -> bool:
-    return n_results == 1 if is_encoding(inputs) else not isinstance(inputs, list)
+def _can_be_captured(model: PreTrainedModel) -> bool:
+    try:
+        report_on(model)
+    except CaptureError:
+        return False
+    return True
 
 
 def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:
@@ -358,29 +416,6 @@ def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:
     return {method: backend if has[method] else "auto" for method in methods}
 
 
-def _work_per_layer(n_tokens: int, options: Options) -> int:
+def _work(n_tokens: int, options: Options) -> int:
     """Return the pairs times edges of one text, for each layer of the graph."""
     return n_tokens**3 * (n_tokens if options.output_position in ("mean", "all") else 1)
-
-
-def _plain_heads(head_reduction: HeadReduction) -> str | int | tuple[int, ...]:
-    if isinstance(head_reduction, str):
-        return head_reduction
-    return (
-        int(head_reduction) if isinstance(head_reduction, (int, np.integer)) else tuple(int(h) for h in head_reduction)
-    )
-
-
-def _notes(sample: Sample, saturation: Saturation | None) -> tuple[str, ...]:
-    notes = []
-    if sample.tokens.n_truncated:
-        notes.append(
-            f"the text was cut: {sample.tokens.n_truncated} tokens beyond the model's length are not explained"
-        )
-    if sample.tokens.offsets is None:
-        notes.append(
-            "there are no character offsets and word ids: this tokenizer, or this encoding, does not tell them"
-        )
-    if saturation is not None and saturation.is_saturated:
-        notes.append(f"flow says little about this position: its {saturation.describe()}")
-    return tuple(notes)

@@ -1,33 +1,25 @@
-"""Read attentions out of a model, and give the model back as it came."""
+"""Read attentions out of a model, heads reduced, one matrix a layer; and give the model back as it came."""
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from attnflow_hf.attention_function import Recorder
+from attnflow_hf.attentions import HeadReduction, check_head_reduction
+from attnflow_hf.capture_report import DECODER, ENCODER, CaptureReport
 from attnflow_hf.errors import CaptureError
+from attnflow_hf.forward_pass import run
+from attnflow_hf.probe import probe
 
-_HOOKS_FLAG = "_output_capturing_hooks_installed"
-_lock = threading.RLock()
-
-
-def _renew_lock() -> None:
-    """Give a forked child a lock of its own: a thread of the parent may have held the old one."""
-    global _lock
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_renew_lock)
+_reports: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], CaptureReport]] = WeakKeyDictionary()
+_reports_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,174 +27,140 @@ class Capture:
     """What one forward pass gave.
 
     Attributes:
-        attentions: One tensor a layer, `[batch, head, query, key]`, the lowest layer first, on the model's device.
+        matrices: One float32 tensor for each attention, `[batch, query, key]` on the CPU, in the order of the report's
+            sites: heads reduced, rows as they came. Where the model has attention sinks, column 0 is the sink.
+            Empty where they were given to `receive`.
         logits: The output of the model's head, or `None` where it has none.
+        report: How it was captured.
     """
 
-    attentions: tuple[torch.Tensor, ...]
+    matrices: tuple[torch.Tensor, ...]
     logits: torch.Tensor | None
+    report: CaptureReport
 
 
-def capture(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> Capture:
-    """Return the attentions of one forward pass, whatever attention implementation the model was loaded with.
+def capture(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor],
+    *,
+    head_reduction: HeadReduction = "mean",
+    receive: Callable[[int, torch.Tensor], None] | None = None,
+) -> Capture:
+    """Return the attentions of one forward pass with their heads reduced, whatever implementation the model has.
 
-    The model runs in eval state, without gradients, by its eager attention: sdpa and flash attention return none.
-    It is given back as it came, also after an exception: attention implementation, config, train or eval state of
-    every module, hooks, and the state of the random number generators. Of an encoder-decoder model the encoder is
-    run. Peak memory: batch x layers x heads x n x n numbers.
+    The heads of a layer are reduced in float32 while the model runs, most models' in blocks of queries, so that
+    `[head, query, key]` is never there as a whole; `report_on` tells how. The first capture of a model tries that out.
 
-    Captures of several threads wait for each other. Other use of the model must wait too: while a capture runs, the
-    model has another attention implementation, and at its end the random state is that of its start.
+    The model runs in eval state, without gradients, and is given back as it came, also after an exception. Several
+    threads may capture from one model, or use it otherwise meanwhile: nothing that they can see is changed, but for a
+    model in train state, which is in eval state meanwhile.
 
     Args:
-        model: Any Transformers model whose attention can be had as `[batch, head, query, key]`.
-        inputs: `input_ids` and `attention_mask` `[batch, token]`, padded on the right, and what else the model's
-            `forward` takes.
+        model: Any Transformers model. Without `decoder_input_ids` among the inputs, only the encoder of an
+            encoder-decoder model runs.
+        inputs: What its `forward` takes: `input_ids` and `attention_mask` `[batch, token]`, `pixel_values`, ...
+        head_reduction: `"mean"`, `"max"`, `"min"`, the index of a head, or a list of heads whose mean is taken.
+        receive: Called with the index of each site and its matrix, on the model's device, instead of keeping them:
+            for what folds as it goes.
 
     Raises:
-        CaptureError: The model fails on these inputs, gives no attentions or too few, or looks ahead although it is
-            causal.
+        CaptureError: The model cannot be captured, or fails on these inputs.
+        OptionError: An unknown head reduction.
+        PositionError: There is no such head.
     """
-    runner = model.get_encoder() if model.config.is_encoder_decoder else model
-    with _lock, borrowed(model), torch.no_grad():
-        _use_eager_attention(model)
-        try:
-            outputs = runner(**_forward_arguments(runner, inputs))
-        except Exception as error:
-            raise CaptureError(f"{type(model).__name__} cannot read these inputs: {error}") from error
-    attentions = _read_attentions(model, runner, outputs, inputs["input_ids"].shape[1])
-    if is_causal(runner):
-        _check_causal(model, attentions, inputs["attention_mask"])
-    return Capture(attentions, outputs.get("logits"))
-
-
-def is_causal(model: PreTrainedModel) -> bool:
-    """Return whether the model's self attention is declared causal: no token sees a later one."""
-    declared = [module.is_causal for module in model.modules() if isinstance(getattr(module, "is_causal", None), bool)]
-    return bool(declared) and all(declared)
-
-
-def max_positions(model: PreTrainedModel) -> int | None:
-    """Return how many tokens the model can read, or `None` where its positions have no end."""
-    text_config = model.config.get_text_config(decoder=not model.config.is_encoder_decoder)
-    limit = getattr(text_config, "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.num_embeddings - module.padding_idx - 1  # RoBERTa's positions start behind its padding id
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def n_embeddings(model: PreTrainedModel) -> int | None:
-    """Return how many token ids the model knows, or `None` where it does not tell."""
-    try:
-        return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
-    except (AttributeError, NotImplementedError):
-        return None
-
-
-def reads_padding(model: PreTrainedModel) -> bool:
-    """Return whether padding can change what real tokens become: convolutions mix neighbors and know no mask."""
-    convolutions = (nn.Conv1d, nn.Conv2d)
-    return any(isinstance(module, convolutions) and max(module.kernel_size) > 1 for module in model.modules())
-
-
-@contextmanager
-def borrowed(model: PreTrainedModel) -> Iterator[None]:
-    """Put the model into eval state; on exit give back all that a forward pass or a capture may have changed."""
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    hooks = [(set(module._forward_hooks), _HOOKS_FLAG in module.__dict__) for module in modules]
-    implementations = [(config, config._attn_implementation_internal) for config in _configs(modules)]
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for config, implementation in implementations:
-            config._attn_implementation_internal = implementation
-        for module, was_training, (hook_ids, was_flagged) in zip(modules, training, hooks, strict=True):
-            module.training = was_training
-            for hook_id in set(module._forward_hooks) - hook_ids:
-                del module._forward_hooks[hook_id]
-            if not was_flagged:
-                module.__dict__.pop(_HOOKS_FLAG, None)
-
-
-def _configs(modules: list[nn.Module]) -> list[PretrainedConfig]:
-    """Return every config object that the modules hold, sub-configs included, each once."""
-    waiting: list[Any] = [getattr(module, "config", None) for module in modules]
-    found: dict[int, PretrainedConfig] = {}
-    while waiting:
-        config = waiting.pop()
-        if isinstance(config, PretrainedConfig) and id(config) not in found:
-            found[id(config)] = config
-            waiting.extend(getattr(config, name, None) for name in config.sub_configs)
-    return list(found.values())
-
-
-def _use_eager_attention(model: PreTrainedModel) -> None:
-    if model.config._attn_implementation not in ("eager", None) and model._can_set_attn_implementation():
-        model.set_attn_implementation("eager")
-    if model.config._attn_implementation not in ("eager", None):
+    check_head_reduction(head_reduction)
+    report = report_on(model, with_decoder="decoder_input_ids" in inputs, like=inputs)
+    runner = _runner(model, report.has_decoder)
+    store = _Store(report, inputs, receive)
+    recorder = Recorder(store.receive, head_reduction, block_size=report.block_size, has_sinks=report.has_sinks)
+    outputs = run(runner, inputs, report, recorder)
+    if store.n_received != len(report.sites):
         raise CaptureError(
-            f"{type(model).__name__} was loaded with attn_implementation={model.config._attn_implementation!r}, which "
-            "gives no attentions and cannot be changed on a loaded model; load it again with "
-            "from_pretrained(..., attn_implementation='eager')"
+            f"{report.model} computed {store.n_received} attentions where {len(report.sites)} were expected; was it "
+            "changed after its first capture, or is it used by a hook of its own?"
         )
+    return Capture(store.finished(), outputs.get("logits"), report)
 
 
-def _forward_arguments(runner: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return those of `inputs` that `forward` takes, and the flags that make it give its attentions by name."""
-    flags = {"output_attentions": True, "return_dict": True}
-    accepted = signature(runner.forward).parameters
-    if "use_cache" in accepted:
-        flags["use_cache"] = False
-    named = "input_ids" in accepted  # a wrapped forward may take anything
-    return {name: value for name, value in inputs.items() if name in accepted or not named} | flags
+def report_on(
+    model: PreTrainedModel, *, with_decoder: bool = False, like: Mapping[str, torch.Tensor] | None = None
+) -> CaptureReport:
+    """Return how `model` is captured; the first call for a model runs a few short forward passes.
+
+    Args:
+        model: Any Transformers model.
+        with_decoder: Capture the encoder and the decoder of an encoder-decoder model together.
+        like: Inputs of the size that is meant, for images and sound; by default the config tells it.
+
+    Raises:
+        CaptureError: It cannot be captured; the message says why.
+    """
+    key = (with_decoder, model.dtype, model.device, model.config._attn_implementation)
+    with _reports_lock:
+        known = _reports.setdefault(model, {}).get(key)
+    if known is None:
+        known = probe(_runner(model, with_decoder), with_decoder=with_decoder, like=like)
+        with _reports_lock:
+            _reports[model][key] = known
+    return known
 
 
-def _read_attentions(
-    model: PreTrainedModel, runner: PreTrainedModel, outputs: Any, n_tokens: int
-) -> tuple[torch.Tensor, ...]:
-    name = type(model).__name__
-    attentions = outputs.get("attentions")
-    if not attentions:
-        raise CaptureError(f"{name} gave no attentions: it has no attention layers, or does not tell their weights")
-    for layer, attention in enumerate(attentions):
-        _check_shape(name, layer, attention, n_tokens)
-    expected = _count_layers(getattr(runner, "config", model.config))
-    if expected is not None and len(attentions) != expected:
-        raise CaptureError(
-            f"{name} has {expected} layers but gave attentions of {len(attentions)}, so that a layer graph of them "
-            "would not be the model's"
-        )
-    return tuple(attentions)
+def _runner(model: PreTrainedModel, with_decoder: bool) -> PreTrainedModel:
+    if with_decoder and not model.config.is_encoder_decoder:
+        raise CaptureError(f"{type(model).__name__} has no decoder beside an encoder, so it takes no decoder_input_ids")
+    return model if with_decoder or not model.config.is_encoder_decoder else model.get_encoder()
 
 
-def _count_layers(config: Any) -> int | None:
-    """Return how many layers the config tells of; a decoder half counts under another name than its encoder."""
-    if getattr(config, "is_decoder", False) and hasattr(config, "decoder_layers"):
-        return int(config.decoder_layers)
-    return getattr(config.get_text_config(), "num_hidden_layers", None)
+class _Store:
+    """Keeps what a recorder hands on, on the CPU; copies from a GPU run beside the next layer's work."""
 
+    def __init__(
+        self,
+        report: CaptureReport,
+        inputs: Mapping[str, torch.Tensor],
+        receive: Callable[[int, torch.Tensor], None] | None,
+    ) -> None:
+        self.report = report
+        self.n_tokens = int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
+        self.n_decoder = int(inputs["decoder_input_ids"].shape[1]) if report.has_decoder else None
+        self.given_away = receive
+        self.matrices: list[torch.Tensor] = []
+        self.n_received = 0
+        self.streams: dict[torch.device, torch.cuda.Stream] = {}
 
-def _check_shape(name: str, layer: int, attention: Any, n_tokens: int) -> None:
-    shape = tuple(attention.shape) if isinstance(attention, torch.Tensor) else None
-    if shape is None or len(shape) != 4 or shape[-2:] != (n_tokens, n_tokens):
-        raise CaptureError(
-            f"{name} gave attentions {shape or type(attention).__name__} in layer {layer} where [batch, head, "
-            f"{n_tokens}, {n_tokens}] is needed; local, pooled or projected attention (Longformer, Funnel, ...) does "
-            "not make a layer graph"
-        )
+    def receive(self, matrix: torch.Tensor) -> None:
+        index, self.n_received = self.n_received, self.n_received + 1
+        self._check_shape(index, matrix)
+        if self.given_away is not None and index < len(self.report.sites):
+            self.given_away(index, matrix)
+        elif matrix.is_cuda:
+            self.matrices.append(self._copied_beside(matrix))
+        else:
+            self.matrices.append(matrix.cpu())
 
-
-def _check_causal(model: PreTrainedModel, attentions: tuple[torch.Tensor, ...], mask: torch.Tensor) -> None:
-    """Raise `CaptureError` if a real token attends to a later one (padding lies on the right)."""
-    for layer, attention in enumerate(attentions):
-        ahead = torch.triu(attention, diagonal=1).amax(dim=(1, 3)) * mask.to(attention.device)
-        if bool((ahead > 0).any()):
+    def _check_shape(self, index: int, matrix: torch.Tensor) -> None:
+        """Raise `CaptureError` for what was square in a short text but is not in this one (Reformer's chunks)."""
+        self.n_tokens = self.n_tokens or matrix.shape[1]
+        part = self.report.sites[index].part if index < len(self.report.sites) else ENCODER
+        queries = self.n_tokens if part == ENCODER else self.n_decoder
+        keys = self.n_decoder if part == DECODER else self.n_tokens
+        if matrix.shape[1:] != (queries, (keys or 0) + self.report.has_sinks):
             raise CaptureError(
-                f"layer {layer} of {type(model).__name__} attends to later tokens although its attention is causal; "
-                "load it again with from_pretrained(..., attn_implementation='eager')"
+                f"{self.report.model} gave attentions {list(matrix.shape)} where {queries} queries x {keys} keys are "
+                "needed; its attention is local or pooled for inputs of this length"
             )
+
+    def finished(self) -> tuple[torch.Tensor, ...]:
+        for stream in self.streams.values():
+            stream.synchronize()
+        return tuple(self.matrices)
+
+    def _copied_beside(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return a copy in host memory that is there once its stream is done."""
+        stream = self.streams.setdefault(matrix.device, torch.cuda.Stream(matrix.device))
+        stream.wait_stream(torch.cuda.current_stream(matrix.device))
+        copy = torch.empty(matrix.shape, dtype=matrix.dtype, pin_memory=True)
+        with torch.cuda.stream(stream):
+            copy.copy_(matrix, non_blocking=True)
+        matrix.record_stream(stream)
+        return copy

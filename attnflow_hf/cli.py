@@ -14,6 +14,7 @@ from attnflow_hf.errors import AttnFlowError
 
 if TYPE_CHECKING:
     from attnflow_hf.attribution import Attribution
+    from attnflow_hf.attributor import Attributor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -57,6 +58,15 @@ def explain(
     special_tokens: Annotated[
         Literal["keep", "zero", "drop"], typer.Option(help="Keep special tokens, zero their scores, or drop them.")
     ] = "keep",
+    first_token: Annotated[
+        Literal["keep", "zero", "drop"], typer.Option(help="The same for the first token, special or not.")
+    ] = "keep",
+    position_correction: Annotated[
+        Literal["none", "uniform"], typer.Option(help="'uniform': divide by the uniform causal graph's scores.")
+    ] = "none",
+    text_target: Annotated[
+        str | None, typer.Option(help="What the decoder of an encoder-decoder model reads; explains both.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="'auto', or a backend of flow or rollout, for speed alone.")] = "auto",
     truncation: Annotated[bool, typer.Option("--truncation", help="Cut a text that is too long.")] = False,
 ) -> None:
@@ -65,7 +75,6 @@ def explain(
     Example: attnflow explain "the key to the cabinets"
     """
     position = _parse_position(output_position)
-    from attnflow_hf.attributor import Attributor
     from attnflow_hf.backends import METHODS
     from attnflow_hf.options import Options
 
@@ -77,17 +86,33 @@ def explain(
         residual_weight=residual_weight,
         normalize=normalize,
         special_tokens=special_tokens,
+        first_token=first_token,
+        position_correction=position_correction,
     )
-    _quiet_transformers()
-    try:
-        attributor = Attributor.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise OSError(f"cannot load the model {model!r}: {_first_line(error)}") from error
+    attributor = _load(model)
     content = sys.stdin.read().strip() if text == "-" else text
     methods = METHODS if method == "all" else (method,)
-    found = attributor.compare(content, methods=methods, options=options, truncation=truncation)
+    found = attributor.compare(
+        content, methods=methods, options=options, text_target=text_target, truncation=truncation
+    )
     content = _RENDERERS[format](list(found.values()), words, output is None)
     _write(content, output, "xmlcharrefreplace" if format == "html" else "replace")
+
+
+@app.command()
+def check(
+    model: Annotated[
+        str | None, typer.Argument(help="A hub name or a folder. Default: the embedded verb-number model.")
+    ] = None,
+) -> None:
+    """Print how the attentions of a model are captured, what was verified, and why not another way.
+
+    Example: attnflow check
+    """
+    attributor = _load(model)
+    print(attributor.capture_report())
+    if attributor.model.config.is_encoder_decoder:
+        print(attributor.capture_report(with_decoder=True))
 
 
 def main() -> None:
@@ -101,6 +126,16 @@ def main() -> None:
         kind = "" if expected else f"{type(error).__name__}: "
         print(f"attnflow: error: {kind}{printable(_first_line(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _load(model: str | None) -> Attributor:
+    from attnflow_hf.attributor import Attributor
+
+    _quiet_transformers()
+    try:
+        return Attributor.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise OSError(f"cannot load the model {model!r}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -24,10 +24,12 @@ class Sample:
     Attributes:
         tokens: How the tokenizer sees it.
         features: The model's inputs by name, each `[token]`, `input_ids` among them.
+        decoder: What the decoder of an encoder-decoder model reads; `None` to explain the encoder alone.
     """
 
     tokens: Tokens
     features: dict[str, torch.Tensor]
+    decoder: Tokens | None = None
 
     def __len__(self) -> int:
         """Return the number of tokens."""
@@ -127,7 +129,12 @@ def collate(samples: Sequence[Sample], pad_id: int) -> dict[str, torch.Tensor]:
 
     names = samples[0].features
     batch = {name: stack([s.features[name] for s in samples], pad_id if name == "input_ids" else 0) for name in names}
-    return batch | {"attention_mask": stack([torch.ones(len(s), dtype=torch.long) for s in samples], 0)}
+    batch["attention_mask"] = stack([torch.ones(len(s), dtype=torch.long) for s in samples], 0)
+    decoders = [torch.tensor(sample.decoder.input_ids) for sample in samples if sample.decoder is not None]
+    if decoders:
+        batch["decoder_input_ids"] = stack(decoders, pad_id)
+        batch["decoder_attention_mask"] = stack([torch.ones_like(ids) for ids in decoders], 0)
+    return batch
 
 
 def _row_names(n_rows: int) -> list[str]:

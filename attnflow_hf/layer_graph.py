@@ -48,7 +48,9 @@ class LayerGraph:
     def __init__(self, weights: npt.ArrayLike) -> None:
         """Copy, check and freeze `weights` `[layer, query, key]`."""
         check_memory("the layer graph", 8 * int(np.size(weights)))
-        array = np.array(weights, dtype=np.float64, order="C")
+        self._own(np.array(weights, dtype=np.float64, order="C"))
+
+    def _own(self, array: FloatArray) -> None:
         _check_weights(array)
         array.setflags(write=False)
         object.__setattr__(self, "weights", array)
@@ -126,7 +128,23 @@ class LayerGraph:
             ArrayError: A row sums to zero, or the weights are not those of a layer graph.
             OptionError: A residual weight outside 0 to 1.
         """
-        return cls(mix_residual(normalize_rows(np.asarray(weights, dtype=np.float64)), residual_weight))
+        check_memory("the layer graph", 8 * int(np.size(weights)))
+        array = np.array(weights, dtype=np.float64, order="C")
+        check_residual_weight(residual_weight)
+        normalize_rows(array)
+        mix_residual(array, residual_weight)
+        return cls.of_own(array)
+
+    @classmethod
+    def of_own(cls, array: FloatArray) -> LayerGraph:
+        """Return the layer graph of float64 weights `[layer, query, key]` that nobody else has, without a copy.
+
+        Raises:
+            ArrayError: As the class itself.
+        """
+        graph = cls.__new__(cls)
+        graph._own(array)
+        return graph
 
     @property
     def n_layers(self) -> int:
@@ -197,8 +215,8 @@ def check_residual_weight(residual_weight: float) -> None:
         raise OptionError(f"residual_weight must be a number from 0 to 1, got {residual_weight!r}")
 
 
-def normalize_rows(weights: FloatArray) -> FloatArray:
-    """Return `weights` `[layer, query, key]` with each row divided by its sum.
+def normalize_rows(weights: FloatArray) -> None:
+    """Divide each row of `weights` `[layer, query, key]` by its sum, in place.
 
     Raises:
         ArrayError: A row sums to zero, or to no finite number; the message names the layer and the row.
@@ -208,16 +226,14 @@ def normalize_rows(weights: FloatArray) -> FloatArray:
     if bad.any():
         layer, row = (int(i) for i in np.argwhere(bad)[0])
         raise ArrayError(f"layer {layer}, row {row} sums to {sums[layer, row, 0]}: it cannot be normalized to 1")
-    return np.asarray(weights / sums)
+    weights /= sums
 
 
-def mix_residual(weights: FloatArray, residual_weight: float) -> FloatArray:
-    """Return `(1 - r) W + r I` for `weights` `W` `[layer, query, key]` and the residual weight `r`."""
-    check_residual_weight(residual_weight)
-    mixed = (1.0 - residual_weight) * weights
+def mix_residual(weights: FloatArray, residual_weight: float) -> None:
+    """Make `(1 - r) W + r I` of `weights` `W` `[..., query, key]`, in place, with the residual weight `r`."""
+    weights *= 1.0 - residual_weight
     diagonal = np.arange(weights.shape[-1])
-    mixed[:, diagonal, diagonal] += residual_weight
-    return mixed
+    weights[..., diagonal, diagonal] += residual_weight
 
 
 def _check_weights(array: FloatArray) -> None:

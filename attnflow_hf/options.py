@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
-from attnflow_hf.attribution import NORMALIZATIONS, SPECIAL_TOKENS
-from attnflow_hf.errors import check_choice
+from attnflow_hf.attribution import FIRST_TOKEN, NORMALIZATIONS, SPECIAL_TOKENS
+from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.layer_graph import check_residual_weight
+from attnflow_hf.position_bias import POSITION_CORRECTIONS
 
 OutputPosition = int | Literal["auto", "mean", "all"]
+KEEP = ("layers", "rollout")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Options:
     residual_weight: float = 0.5
     normalize: str = "sum"
     special_tokens: str = "keep"
+    first_token: str = "keep"
+    position_correction: str = "none"
+    keep: str = "layers"
 
     def __post_init__(self) -> None:
         """Check all that can be checked without a model."""
@@ -33,5 +38,12 @@ class Options:
             check_choice("output_position", self.output_position, ["all", "auto", "mean"])
         check_choice("normalize", self.normalize, NORMALIZATIONS)
         check_choice("special_tokens", self.special_tokens, SPECIAL_TOKENS)
+        check_choice("first_token", self.first_token, FIRST_TOKEN)
+        check_choice("position_correction", self.position_correction, POSITION_CORRECTIONS)
+        check_choice("keep", self.keep, KEEP)
         check_head_reduction(self.head_reduction)
         check_residual_weight(self.residual_weight)
+        if self.keep == "rollout" and (self.position_correction != "none" or self.backend not in ("auto", "fold")):
+            raise OptionError(
+                "keep='rollout' folds while the model runs: it has no position_correction and no choice of a backend"
+            )

@@ -69,9 +69,13 @@ def predict(
     is_mask = tokenizer is not None and input_ids[position] == tokenizer.mask_token_id
     if name.endswith("ForMaskedLM") and not is_mask:
         return None
-    best = int(logits[position].argmax())
+    return predict_token(tokenizer, logits[position], int(logits[position].argmax()))
+
+
+def predict_token(tokenizer: Any, logits: FloatArray, token_id: int) -> Prediction:
+    """Return what a language model's head `[label]` says of one token, whether or not it is the likeliest."""
     return Prediction(
-        _token_name(tokenizer, best), best, float(_softmax(logits[position])[best]), float(logits[position][best])
+        _token_name(tokenizer, token_id), token_id, float(_softmax(logits)[token_id]), float(logits[token_id])
     )
 
 

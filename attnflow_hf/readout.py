@@ -39,21 +39,34 @@ def resolve_position(
 
 
 def read_out(
-    tokens: Tokens, values: FloatArray, position: int | Literal["mean", "all"], options: Options
-) -> tuple[Tokens, FloatArray]:
-    """Return the tokens that are kept and their scores, float64 `[layer, token]`, or `[layer, position, token]`.
+    tokens: Tokens,
+    values: FloatArray,
+    sinks: FloatArray | None,
+    position: int | Literal["mean", "all"],
+    options: Options,
+) -> tuple[Tokens, FloatArray, FloatArray | None]:
+    """Return the tokens that are kept, their scores, and those of the sink.
 
     Args:
         tokens: The text.
         values: A method's values `[layer, position, token]`: of one position, or of all for `"mean"` and `"all"`.
+        sinks: The same for the attention sink, `[layer, position]`, or `None`; they are neither dropped nor normalized.
         position: The explained position.
-        options: What becomes of special tokens, and how scores are normalized, in this order.
+        options: What becomes of special tokens and the first token, and how scores are normalized, in this order.
+
+    Returns:
+        The tokens; float64 `[layer, token]`, or `[layer, position, token]` for `"all"`; the sinks' without `token`.
     """
-    scores = values if position == "all" else values.mean(axis=1)
-    keep = ~tokens.special_tokens_mask
-    if options.special_tokens == "zero":
-        scores = scores * keep
-    if options.special_tokens == "drop":
-        tokens, scores = tokens.select(keep), scores[..., keep]
-        scores = scores[:, keep] if position == "all" else scores
-    return tokens, normalize_scores(scores, options.normalize)
+    first = np.arange(len(tokens)) == 0
+    special = tokens.special_tokens_mask
+    zeroed = (special & (options.special_tokens == "zero")) | (first & (options.first_token == "zero"))
+    dropped = (special & (options.special_tokens == "drop")) | (first & (options.first_token == "drop"))
+    if position == "all":
+        rows = ~dropped[len(tokens) - values.shape[1] :]  # positions are all tokens, or the last ones
+        scores, sinks = values[:, rows], None if sinks is None else sinks[:, rows]
+    else:
+        scores, sinks = values.mean(axis=1), None if sinks is None else sinks.mean(axis=1)
+    scores = scores * ~zeroed if zeroed.any() else scores
+    if dropped.any():
+        tokens, scores = tokens.select(~dropped), scores[..., ~dropped]
+    return tokens, normalize_scores(scores, options.normalize), sinks

@@ -50,6 +50,6 @@ def read_token_field(name: str, values: dict[str, Any]) -> Any:
         if np.array(value).size and np.array(value).dtype.kind != "i":
             raise TypeError(f"{name} must be integers")
         return np.array(value, dtype=np.int64).reshape((-1, 2) if name == "offsets" else -1)
-    if name in ("tokens", "texts") and not isinstance(value, list):
+    if name in ("tokens", "texts", "parts") and not isinstance(value, list):
         raise TypeError(f"{name} must be a list")
     return tuple(value) if isinstance(value, list) else value

@@ -51,6 +51,9 @@ class Tokens:
         sequence_ids: Which text of a pair each token comes from, `None` for special tokens; or `None` altogether.
         texts: The text, or the two of a pair; empty where it is not known.
         n_truncated: How many tokens were cut off to fit the model.
+        parts: `"encoder"` or `"decoder"` of each token where both were explained together; else empty.
+        grid: For an image, how many rows and columns of patches there are; the patches are the tokens that are not
+            special, row by row.
 
     Raises:
         ArrayError: The fields do not all have one length.
@@ -65,13 +68,17 @@ class Tokens:
     sequence_ids: tuple[int | None, ...] | None = None
     texts: tuple[str, ...] = ()
     n_truncated: int = 0
+    parts: tuple[str, ...] = ()
+    grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check that all fields are of one length; copy and freeze the arrays."""
         n = len(self.tokens)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in ("texts", "n_truncated") or (value is None and field.default is None):
+            if field.name in ("texts", "n_truncated", "grid") or (field.name == "parts" and not value):
+                continue
+            if value is None and field.default is None:
                 continue
             if len(value) != n:
                 raise ArrayError(f"there are {n} tokens, but {field.name} has {len(value)} entries")
@@ -128,6 +135,39 @@ class Tokens:
             **known,
         )
 
+    @classmethod
+    def from_names(cls, names: Sequence[str], special: Sequence[bool] | None = None, **known: Any) -> Tokens:
+        """Return tokens that are no text: the patches of an image, the frames of a sound; their ids are -1.
+
+        Args:
+            names: What each is called.
+            special: Which stand for no part of the input, as `[CLS]` of an image; by default none.
+            known: Further fields of `Tokens`, such as `grid`.
+        """
+        mask = np.zeros(len(names), dtype=bool) if special is None else np.array(special, dtype=bool)
+        return cls(np.full(len(names), -1), tuple(names), mask, np.arange(len(names)), **known)
+
+    @classmethod
+    def joined(cls, encoder: Tokens, decoder: Tokens) -> Tokens:
+        """Return the tokens of an encoder and of its decoder as one; each keeps its own positions and texts."""
+        n_texts = len(encoder.texts)
+        halves = (encoder, decoder)
+        offsets = [half.offsets for half in halves]
+        known = all(half.offsets is not None and half.word_ids is not None for half in halves)
+        sequences = (*(encoder.sequence_ids or ()), *_shifted(decoder.sequence_ids or (), max(n_texts, 1)))
+        return cls(
+            input_ids=np.concatenate([half.input_ids for half in halves]),
+            tokens=encoder.tokens + decoder.tokens,
+            special_tokens_mask=np.concatenate([half.special_tokens_mask for half in halves]),
+            positions=np.concatenate([half.positions for half in halves]),
+            offsets=np.concatenate([each for each in offsets if each is not None]) if known else None,
+            word_ids=(*(encoder.word_ids or ()), *(decoder.word_ids or ())) if known else None,
+            sequence_ids=sequences if known else None,
+            texts=encoder.texts + decoder.texts if known else (),
+            n_truncated=encoder.n_truncated + decoder.n_truncated,
+            parts=("encoder",) * len(encoder) + ("decoder",) * len(decoder),
+        )
+
     def select(self, keep: BoolArray) -> Tokens:
         """Return the tokens where `keep` `[token]` is true; `positions` tells where they stood."""
         indices = [int(i) for i in np.flatnonzero(keep)]
@@ -140,6 +180,7 @@ class Tokens:
             offsets=None if self.offsets is None else self.offsets[indices],
             word_ids=None if self.word_ids is None else tuple(self.word_ids[i] for i in indices),
             sequence_ids=None if self.sequence_ids is None else tuple(self.sequence_ids[i] for i in indices),
+            parts=tuple(self.parts[i] for i in indices) if self.parts else (),
         )
 
     @property
@@ -225,6 +266,10 @@ class Tokens:
                 last = (sequence, first)
             reach = max(reach, final) if last[0] == sequence else final
             yield last
+
+
+def _shifted(sequence_ids: Sequence[int | None], by: int) -> tuple[int | None, ...]:
+    return tuple(None if each is None else each + by for each in sequence_ids)
 
 
 def _special_tokens_mask(ids: list[int], tokenizer: Any) -> BoolArray:

@@ -19,16 +19,24 @@ ROWS = [
     ["backends.flow_star", "backends.flow_search", "backends.flow_push", "backends.flow_log", "backends.flow_cut"],
     ["backends.flow_dinic"],
     ["backends.flow_task"],
-    ["options", "capture", "inputs", "backends.rollout_numpy", "backends.flow_networkx", "backends.flow_numba"],
-    ["readout", "backends"],
+    ["position_bias", "capture_report", "borrowing", "model_facts", "query_blocks"],
+    ["options", "captured_graph", "signals", "attention_function", "probe_checks", "probe_inputs", "rollout_fold"],
+    ["inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
+    ["backends.flow_numba", "probe", "generation", "given"],
+    ["readout", "backends", "capture"],
+    ["reader"],
+    ["scoring"],
     ["attributor"],
     ["cli", "verb_number"],
 ]
+HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
+HUGGING_FACE |= {"probe_inputs", "capture", "generation", "given", "reader"}
+TENSORS = {"query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
-    "transformers": {"capture", "attributor", "cli", "verb_number"},
-    "torch": {"capture", "inputs", "attributor", "verb_number"},
+    "transformers": {*HUGGING_FACE, "attributor", "cli", "verb_number"},
+    "torch": {*HUGGING_FACE, *TENSORS, "attributor", "verb_number"},
     "rich": {"terminal"},
     "typer": {"cli"},
     "yaml": {"verb_number"},

@@ -197,6 +197,7 @@ def test_head_reduction_and_residual_weight_reach_the_graph(head_reduction):
 
 
 def test_compare_is_each_method_from_one_forward_pass(attributor):
+    attributor.capture_report()  # its probe runs the model too
     calls = []
     handle = attributor.model.register_forward_hook(lambda *_: calls.append(1))
     found = attributor.compare(TEXTS[0], methods=["flow", "raw"], options=Options(layer=1))
@@ -375,8 +376,8 @@ def test_a_missing_folder_is_called_one(name):
 def test_bad_models():
     with pytest.raises(OptionError, match=r"model must be a Transformers model \(PreTrainedModel\), got str"):
         Attributor("bert-base-uncased")
-    with pytest.raises(OptionError, match="ViTModel reads pixel_values, but only text is supported"):
-        Attributor(make("ViTConfig", "ViTModel", **BERT))
+    with pytest.raises(OptionError, match=r"PerceiverModel reads inputs; models of text .* can be explained"):
+        Attributor(make("PerceiverConfig", "PerceiverModel", num_latents=4, d_latents=8, d_model=8))
     with pytest.raises(OptionError, match="batch_size must be a positive integer, got 0"):
         Attributor(bert(), batch_size=0)
     with pytest.raises(OptionError, match="tokenizer must be a Transformers tokenizer or None, got 'bert'"):
@@ -387,7 +388,7 @@ def test_bad_models():
         Attributor(bert())("the key")
     sizes = BERT | {"q_groups": 2, "k_groups": 2, "v_groups": 2, "intermediate_groups": 4, "output_groups": 1}
     squeeze = make("SqueezeBertConfig", "SqueezeBertModel", **sizes, embedding_size=32)
-    with pytest.raises(CaptureError, match=r"SqueezeBertModel cannot be explained: .* are not probabilities"):
+    with pytest.raises(CaptureError, match=r"SqueezeBertModel cannot be captured: .* are no probabilities"):
         Attributor(squeeze, tokenizer())("the key")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graph_makers import minilm_graph
+from scipy.stats import spearmanr
+from tiny_models import shared_folder
 from typer.main import get_command
 
 import attnflow_hf
@@ -46,7 +48,7 @@ def test_commands_print_what_the_readme_shows(command, printed, tmp_path):
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in (done.stdout, printed)]
     np.testing.assert_allclose(*numbers, rtol=0, atol=2e-3)  # last digits differ between machines
     words = [re.sub(r"[\u2580-\u259f\s]+", " ", NUMBER.sub("#", text)).strip() for text in (done.stdout, printed)]
-    assert words[0] == words[1]
+    assert re.fullmatch(re.escape(words[1]).replace(re.escape("..."), ".*?"), words[0]), words
 
 
 def test_python_blocks_print_what_the_readme_shows(tmp_path, monkeypatch):
@@ -58,6 +60,33 @@ def test_python_blocks_print_what_the_readme_shows(tmp_path, monkeypatch):
     failed, tried = doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
     assert not failed, "".join(report)
     assert tried > 10
+
+
+STORIES = (
+    "Once upon a time there was a little girl named Lily. She loved to play outside in the park with her friends.",
+    "Tom and his dog went to the big lake. They saw a red boat and a small duck. Tom was very happy.",
+    "One day, a little bird could not find its mom. It was sad and started to cry. Then a kind cat came to help.",
+    "The sun was hot and the sky was blue. Ben wanted to eat ice cream, but he had no money.",
+    "Lily had a big box of toys. She gave one to her brother because he was nice to her.",
+)
+ROWS_OF_POSITION_BIAS = re.findall(
+    r"^\| `(flow|rollout)` \| (\d)[^|]*\| (-?[\d.]+) \| (-?[\d.]+) \|$", README, flags=re.M
+)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("method", "layer", "plain", "corrected"), ROWS_OF_POSITION_BIAS)
+def test_scores_follow_the_position_as_the_readme_says(method, layer, plain, corrected):
+    attributor = Attributor.from_pretrained(shared_folder("models") / "stories260K")
+    for correction, shown in (("none", plain), ("uniform", corrected)):
+        options = {"method": method, "layer": int(layer), "position_correction": correction, "normalize": "none"}
+        found = attributor(list(STORIES), **options)
+        correlation = np.mean([spearmanr(each.scores, each.positions).statistic for each in found])
+        np.testing.assert_allclose(correlation, float(shown), rtol=0, atol=0.01)
+
+
+def test_the_table_of_position_bias_is_there():
+    assert len(ROWS_OF_POSITION_BIAS) == 4
 
 
 ROWS_OF_SATURATION = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \|((?: \d+% \|){5})$", README, flags=re.M)

@@ -1,0 +1,156 @@
+"""An attention function for Transformers' interface: a model's own eager attention, block by block of queries."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from attnflow_hf.attentions import HeadReduction
+from attnflow_hf.errors import CaptureError, check_index
+from attnflow_hf.query_blocks import QueryBlocks, queries_of
+
+IMPLEMENTATION = "attnflow_hf"
+_EAGER = "eager_attention_forward"
+_recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+class Recorder:
+    """Takes the attention weights of one forward pass, layer by layer, with their heads reduced.
+
+    Args:
+        receive: Called with each layer's `[batch, query, key]`, float32 on the model's device, in the order of the
+            calls; in front of the keys stands the attention sink, where `has_sinks`.
+        head_reduction: How the heads become one.
+        block_size: How many queries go through the model's eager attention at once; `None` for all.
+        has_sinks: Whether rows may sum to less than 1; what is missing was given to a sink.
+        look: Called with the values, the output and the weights of each block; for a probe.
+        silent: Let the attentions give nothing, zeros; for a probe.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[torch.Tensor], None],
+        head_reduction: HeadReduction = "mean",
+        *,
+        block_size: int | None = None,
+        has_sinks: bool = False,
+        look: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None] | None = None,
+        silent: bool = False,
+    ) -> None:
+        """Take note of what is wanted."""
+        self.receive = receive
+        self.head_reduction = head_reduction
+        self.blocks = QueryBlocks(block_size)
+        self.has_sinks = has_sinks
+        self.look = look
+        self.silent = silent
+        self.n_calls = 0
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Take what the attention functions of this thread compute."""
+        token = _recorder.set(self)
+        try:
+            yield
+        finally:
+            _recorder.reset(token)
+
+    def is_active(self) -> bool:
+        """Return whether this thread's forward pass is the one that is recorded."""
+        return _recorder.get() is self
+
+    def take(self, weights: torch.Tensor) -> None:
+        """Reduce and hand on one layer's whole `[batch, head, query, key]`."""
+        self.n_calls += 1
+        self.receive(self.reduce(weights))
+
+    def reduce(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return `[batch, head, query, key]` with its heads reduced, float32 `[batch, query, key]`."""
+        if self.has_sinks:
+            missing = 1 - weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
+            weights = torch.cat([missing.clamp_min(0), weights], dim=-1)
+        if isinstance(self.head_reduction, str):
+            if self.head_reduction == "mean":
+                return weights.mean(dim=1, dtype=torch.float32)
+            return (weights.amax(dim=1) if self.head_reduction == "max" else weights.amin(dim=1)).float()
+        heads = [self.head_reduction] if isinstance(self.head_reduction, (int, np.integer)) else self.head_reduction
+        name = f"head (of layer {self.n_calls - 1})"
+        indices = [check_index(name, head, weights.shape[1]) for head in heads]
+        return weights[:, indices].mean(dim=1, dtype=torch.float32)
+
+    def attend(
+        self,
+        eager: Callable[..., Any],
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **named: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Return the output of the model's eager attention, and record its weights."""
+        self.n_calls += 1
+        n_queries, n_keys = query.shape[2], key.shape[2]
+        blocks = self.blocks.of(n_queries, n_keys, attention_mask, named)
+        if len(blocks) > 1 and key.device.type == "cpu":
+            key = key.transpose(2, 3).contiguous().transpose(2, 3)  # as the product of each block wants to read it
+        output = matrix = None
+        for rows, keys in blocks:
+            mask = queries_of(attention_mask, rows, n_queries, None)
+            if mask is not None and keys != slice(0, n_keys):
+                mask = mask[..., keys]
+            parts = {name: queries_of(given, rows, n_queries, n_keys) for name, given in named.items()}
+            part, weights = eager(module, query[:, :, rows], key[:, :, keys], value[:, :, keys], mask, **parts)
+            if self.look is not None:
+                self.look(value[:, :, keys], part, weights)
+            reduced = self.reduce(weights)
+            del weights
+            if output is None or matrix is None:
+                output = part.new_empty(part.shape[0], n_queries, *part.shape[2:])
+                matrix = reduced.new_zeros(reduced.shape[0], n_queries, n_keys + self.has_sinks)
+            output[:, rows] = part
+            if self.has_sinks:
+                matrix[:, rows, 0] = reduced[..., 0]
+            matrix[:, rows, self.has_sinks :][..., keys] = reduced[..., self.has_sinks :]
+        assert output is not None
+        assert matrix is not None
+        self.receive(matrix)
+        return (torch.zeros_like(output) if self.silent else output), None
+
+
+def attend(module: nn.Module, query: torch.Tensor, *rest: Any, **named: Any) -> Any:
+    """Compute a module's attention as its own eager function does; record it where a recorder is active."""
+    eager = eager_function(type(module).forward)
+    recorder = _recorder.get()
+    if recorder is None:
+        return eager(module, query, *rest, **named)
+    return recorder.attend(eager, module, query, *rest, **named)
+
+
+@lru_cache(maxsize=1024)
+def eager_function(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the eager attention function that the forward of an attention module hands to the interface.
+
+    Raises:
+        CaptureError: It names none, or several.
+    """
+    plain: Any = inspect.unwrap(forward)
+    names = {name for name in plain.__code__.co_names if name.endswith(_EAGER)} & plain.__globals__.keys()
+    if len(names) != 1:
+        raise CaptureError(f"{plain.__qualname__} names {len(names)} eager attention functions where one is needed")
+    found: Callable[..., Any] = plain.__globals__[names.pop()]
+    return found
+
+
+AttentionInterface.register(IMPLEMENTATION, attend)
+AttentionMaskInterface.register(IMPLEMENTATION, eager_mask)

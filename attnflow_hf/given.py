@@ -1,0 +1,90 @@
+"""`Given`: what a user gave to attribute, checked: texts, an encoding, images or sound, with or without a decoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from attnflow_hf.decoder_inputs import decoder_tokens_of_encoding, decoder_tokens_of_text
+from attnflow_hf.errors import OptionError
+from attnflow_hf.inputs import Sample, check_vocabulary, is_encoding, samples_from_encoding, samples_from_texts
+from attnflow_hf.model_facts import max_positions, n_embeddings
+from attnflow_hf.signals import SIGNALS
+from attnflow_hf.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a user gave: texts, or an encoding of images or sound.
+
+    Attributes:
+        samples: The texts.
+        signals: The encoding of images or sound; `None` for texts.
+        decoders: What the decoder reads beside images or sound.
+    """
+
+    samples: Sequence[Sample]
+    signals: Mapping[str, Any] | None = None
+    decoders: Sequence[Tokens] = ()
+
+
+def given(
+    model: PreTrainedModel, tokenizer: Any, inputs: Any, *, truncation: bool = False, text_target: Any = None
+) -> Given:
+    """Return what the user gave, checked.
+
+    Args:
+        model: The model that shall read it.
+        tokenizer: Its tokenizer, or `None`.
+        inputs: A text, a pair, a list of them, or an encoding.
+        truncation: Cut texts that are longer than the model can read.
+        text_target: For an encoder-decoder model a target text, or a list of them for a list of texts.
+
+    Raises:
+        AttnFlowError: One of its children says what came, what is needed and what to do.
+    """
+    if not isinstance(truncation, bool):
+        raise OptionError(f"truncation must be True or False, got {truncation!r}")
+    name = model.main_input_name
+    if name in SIGNALS:
+        if not isinstance(inputs, Mapping) or name not in inputs:
+            raise OptionError(
+                f"{type(model).__name__} reads {name}: give what its processor returns with return_tensors='pt', got "
+                f"{type(inputs).__name__}"
+            )
+        return Given([], inputs, decoder_tokens_of_encoding(inputs, tokenizer))
+    samples = _samples(model, tokenizer, inputs, truncation)
+    decoders = decoder_tokens_of_encoding(inputs, tokenizer) if is_encoding(inputs) else []
+    if text_target is not None:
+        targets = text_target if isinstance(inputs, list) else [text_target]
+        decoders = [decoder_tokens_of_text(model, tokenizer, target) for target in targets]
+    if decoders and len(decoders) != len(samples):
+        raise OptionError(f"there are {len(samples)} texts, but {len(decoders)} targets for the decoder")
+    if not decoders:
+        return Given(samples)
+    return Given([replace(sample, decoder=each) for sample, each in zip(samples, decoders, strict=True)])
+
+
+def is_single(inputs: Any, n_results: int) -> bool:
+    """Return whether the user gave one text, image or sound, and no list of them."""
+    return n_results == 1 if isinstance(inputs, Mapping) else not isinstance(inputs, list)
+
+
+def _samples(model: PreTrainedModel, tokenizer: Any, inputs: Any, truncation: bool) -> list[Sample]:
+    if is_encoding(inputs):
+        samples = samples_from_encoding(inputs, tokenizer, max_length=max_positions(model))
+    else:
+        texts = inputs if isinstance(inputs, list) else [inputs]
+        limit = _max_length(model, tokenizer)
+        samples = samples_from_texts(texts, tokenizer, max_length=limit, truncation=truncation)
+    check_vocabulary(samples, n_embeddings(model))
+    return samples
+
+
+def _max_length(model: PreTrainedModel, tokenizer: Any) -> int | None:
+    limits = [max_positions(model), getattr(tokenizer, "model_max_length", None)]
+    known = [limit for limit in limits if limit is not None and limit < 10**9]  # Transformers' sign for no limit
+    return min(known, default=None)

@@ -1,0 +1,76 @@
+"""Blocks of queries, each with the range of keys that its queries may see."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+
+_N_MASKS = 2  # models have one mask for all layers, or one for full and one for sliding windows
+
+
+class QueryBlocks:
+    """Cuts attentions into blocks of queries; keys that a mask hides from all of them are left out.
+
+    A hidden key has a weight of just 0, so that nothing changes but the work, which is half for causal models.
+
+    Args:
+        size: How many queries a block has; `None` for one block of all queries and all keys.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        """Take note of the size."""
+        self.size = size
+        self._known: OrderedDict[int, tuple[torch.Tensor, list[slice]]] = OrderedDict()
+
+    def of(
+        self, n_queries: int, n_keys: int, mask: torch.Tensor | None, named: dict[str, Any]
+    ) -> list[tuple[slice, slice]]:
+        """Return the blocks of one attention, as its queries and its keys.
+
+        Args:
+            n_queries: How many queries there are.
+            n_keys: How many keys.
+            mask: What is added to the scores, `[batch, head, query, key]`; or `None`.
+            named: The other arguments of the attention; where one is a bias for pairs of queries and keys, all keys
+                are kept.
+        """
+        if self.size is None or n_queries <= self.size:
+            return [(slice(0, n_queries), slice(0, n_keys))]
+        rows = [slice(start, min(start + self.size, n_queries)) for start in range(0, n_queries, self.size)]
+        has_bias = any(isinstance(given, torch.Tensor) and given.ndim == 4 for given in named.values())
+        if mask is None or has_bias or mask.ndim != 4 or mask.shape[-2:] != (n_queries, n_keys):
+            return [(each, slice(0, n_keys)) for each in rows]
+        return list(zip(rows, self._visible(mask, rows), strict=True))
+
+    def _visible(self, mask: torch.Tensor, rows: list[slice]) -> list[slice]:
+        """Return the keys of each block, and remember them while the layers share their mask."""
+        if id(mask) not in self._known:
+            self._known[id(mask)] = mask, _visible_keys(mask, rows)  # the mask is kept, so that its id stays its own
+            if len(self._known) > _N_MASKS:
+                self._known.popitem(last=False)
+        return self._known[id(mask)][1]
+
+
+def queries_of(given: Any, rows: slice, n_queries: int, n_keys: int | None) -> Any:
+    """Return the part of an argument that belongs to some queries: masks and biases are `[batch, head, query, key]`."""
+    if not isinstance(given, torch.Tensor) or given.ndim != 4 or given.shape[-2] != n_queries:
+        return given
+    return given[:, :, rows] if n_keys in (None, given.shape[-1]) else given
+
+
+def _visible_keys(mask: torch.Tensor, rows: list[slice]) -> list[slice]:
+    """Return for each block the range of keys that are not hidden; all, where a query sees none and so all alike."""
+    n_keys = mask.shape[-1]
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    sees_some = seen.any(dim=-1).flatten(0, 1).all(dim=0)
+    by_query = seen.flatten(0, 1).any(dim=0).to(torch.uint8)
+    first, last = by_query.argmax(dim=-1), n_keys - 1 - by_query.flip(-1).argmax(dim=-1)
+    facts = torch.stack([sees_some.long(), first, last]).cpu()  # one wait for the device
+    ranges = []
+    for each in rows:
+        all_see, starts, ends = facts[:, each]
+        whole = slice(0, n_keys)
+        ranges.append(slice(int(starts.min()), int(ends.max()) + 1) if bool(all_see.all()) else whole)
+    return ranges

@@ -1,0 +1,183 @@
+"""`Reading`: what a model made of one text, image or sound; and how samples become readings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from attnflow_hf.attentions import HeadReduction
+from attnflow_hf.capture import Capture, capture, report_on
+from attnflow_hf.capture_report import CROSS, DECODER, ENCODER, CaptureReport
+from attnflow_hf.captured_graph import GraphLayout, Matrix, captured_graph, layout_of
+from attnflow_hf.errors import ArrayError, CaptureError, FloatArray
+from attnflow_hf.inputs import Sample, batches, collate
+from attnflow_hf.layer_graph import LayerGraph
+from attnflow_hf.model_facts import padding_id, reads_padding
+from attnflow_hf.rollout_fold import RolloutFold
+from attnflow_hf.signals import signal_rows, signal_tokens
+from attnflow_hf.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model made of one input.
+
+    Attributes:
+        tokens: The input's tokens; with a decoder, the encoder's and then the decoder's.
+        report: How the model was captured.
+        layout: Where the tokens stand in the graph.
+        matrices: float32 `[query, key]` for each site of the report, without padding; empty if folded.
+        logits: The output of the model's head, or `None`.
+        are_head_means: Whether the matrices are means over heads, whose rows sum to 1.
+        rollouts: `[layer, position, node]`, where rollout was folded while the model ran.
+    """
+
+    tokens: Tokens
+    report: CaptureReport
+    layout: GraphLayout
+    matrices: tuple[Matrix, ...]
+    logits: torch.Tensor | None
+    are_head_means: bool
+    rollouts: FloatArray | None = None
+
+    @property
+    def output_tokens(self) -> Tokens:
+        """The tokens that output positions count: all, or the decoder's."""
+        if not self.tokens.parts:
+            return self.tokens
+        return self.tokens.select(np.array([part == DECODER for part in self.tokens.parts]))
+
+    def graph(self, residual_weight: float) -> LayerGraph:
+        """Return the layer graph.
+
+        Raises:
+            CaptureError: The attentions are no probabilities.
+        """
+        try:
+            return captured_graph(
+                self.matrices, self.report, residual_weight=residual_weight, are_head_means=self.are_head_means
+            )
+        except ArrayError as error:
+            raise CaptureError(f"{self.report.model} cannot be explained: {error}") from error
+
+    def logits_at(self, position: int | str) -> FloatArray | None:
+        """Return what the head says: `[label]` of the text, or `[1, label]` of a position; `None` where nothing."""
+        if self.logits is None or (self.logits.ndim > 1 and isinstance(position, str)):
+            return None
+        chosen = self.logits if self.logits.ndim == 1 else self.logits[position : int(position) + 1]
+        return np.asarray(chosen.float().cpu().numpy())
+
+
+def read_samples(
+    model: PreTrainedModel, tokenizer: Any, samples: Sequence[Sample], *, batch_size: int, head_reduction: HeadReduction
+) -> Iterator[tuple[int, Reading]]:
+    """Yield each text's index and its reading, in the order of the forward passes.
+
+    What a pass gave is given up when its last reading was taken.
+    """
+    for indices in _batches(model, samples, batch_size):
+        batch = [samples[index] for index in indices]
+        captured = capture(model, _inputs(model, tokenizer, batch), head_reduction=head_reduction)
+        for row, index in enumerate(indices):
+            yield index, _reading(captured, row, batch[row], head_reduction)
+
+
+def fold_samples(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    positions: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    head_reduction: HeadReduction,
+    residual_weight: float,
+) -> Iterator[tuple[int, Reading]]:
+    """Yield each text's index and its reading with the rollout of some positions, folded while the model ran.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, or `None`.
+        samples: The texts.
+        positions: The output positions of each text.
+        batch_size: How many texts at once.
+        head_reduction: How the heads become one.
+        residual_weight: The share of the residual connection.
+    """
+    report = report_on(model)
+    for indices in _batches(model, samples, batch_size):
+        batch = [samples[index] for index in indices]
+        fold = RolloutFold(report, residual_weight=residual_weight, positions=[positions[index] for index in indices])
+        inputs = _inputs(model, tokenizer, batch)
+        captured = capture(model, inputs, head_reduction=head_reduction, receive=fold.receive)
+        fold.finish()
+        for row, index in enumerate(indices):
+            n_tokens = len(batch[row])
+            kept = torch.stack([layer[row][:, :n_tokens] for layer in fold.rows]).double().numpy()
+            yield index, _reading(captured, row, batch[row], head_reduction, rollouts=kept)
+
+
+def read_signals(
+    model: PreTrainedModel, encoding: Mapping[str, Any], decoder: Sequence[Tokens], *, head_reduction: HeadReduction
+) -> Iterator[tuple[int, Reading]]:
+    """Yield the index and reading of each image or sound, one forward pass for each.
+
+    Args:
+        model: The model.
+        encoding: What its processor returned.
+        decoder: The decoder's tokens of each; empty to explain the encoder alone.
+        head_reduction: How the heads become one.
+    """
+    rows = signal_rows(encoding, model.main_input_name, model.dtype)
+    if decoder and len(decoder) != len(rows):
+        raise ArrayError(f"there are {len(rows)} inputs, but {len(decoder)} rows of decoder_input_ids")
+    for index, inputs in enumerate(rows):
+        if decoder:
+            inputs["decoder_input_ids"] = torch.tensor(decoder[index].input_ids)[None]
+        inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        captured = capture(model, inputs, head_reduction=head_reduction)
+        n_tokens = int(captured.matrices[0].shape[1])
+        tokens = signal_tokens(model.config, inputs, n_tokens)
+        yield index, _reading(captured, 0, Sample(tokens, {}, *decoder[index : index + 1]), head_reduction)
+
+
+def _batches(model: PreTrainedModel, samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+    pad_id = model.config.get_text_config().pad_token_id
+    splits = pad_id is None and "ForSequenceClassification" in type(model).__name__  # it refuses batches
+    return batches(samples, 1 if splits else batch_size, equal_lengths=reads_padding(model))
+
+
+def _inputs(model: PreTrainedModel, tokenizer: Any, batch: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    inputs = collate(batch, padding_id(model, getattr(tokenizer, "pad_token_id", None)))
+    return {name: value.to(model.device) for name, value in inputs.items()}
+
+
+def _reading(
+    captured: Capture, row: int, sample: Sample, head_reduction: HeadReduction, rollouts: FloatArray | None = None
+) -> Reading:
+    """Return the reading of one row of a forward pass, without its padding."""
+    n_tokens, n_decoder = len(sample.tokens), len(sample.decoder or ())
+    report = captured.report
+    sink = int(report.has_sinks)
+    ends = {
+        ENCODER: (n_tokens, n_tokens),
+        DECODER: (n_decoder or n_tokens, n_decoder or n_tokens),
+        CROSS: (n_decoder, n_tokens),
+    }
+    matrices = [
+        matrix[row, : ends[site.part][0], : ends[site.part][1] + sink].numpy()
+        for site, matrix in zip(report.sites, captured.matrices, strict=False)
+    ]
+    return Reading(
+        tokens=sample.tokens if sample.decoder is None else Tokens.joined(sample.tokens, sample.decoder),
+        report=report,
+        layout=layout_of(report, n_tokens, n_decoder),
+        matrices=tuple(matrices),
+        logits=None if captured.logits is None else captured.logits[row],
+        are_head_means=not isinstance(head_reduction, str) or head_reduction == "mean",
+        rollouts=rollouts,
+    )
