@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from attnflow_hf.errors import CaptureError, check_index
 from attnflow_hf.query_blocks import QueryBlocks, queries_of
 
 IMPLEMENTATION = "attnflow_hf"
-_EAGER = "eager_attention_forward"
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
@@ -56,14 +56,9 @@ class Recorder:
         self.silent = silent
         self.n_calls = 0
 
-    @contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self) -> AbstractContextManager[None]:
         """Take what the attention functions of this thread compute."""
-        token = _recorder.set(self)
-        try:
-            yield
-        finally:
-            _recorder.reset(token)
+        return recording(self)
 
     def is_active(self) -> bool:
         """Return whether this thread's forward pass is the one that is recorded."""
@@ -117,7 +112,8 @@ class Recorder:
             del weights
             if output is None or matrix is None:
                 output = part.new_empty(part.shape[0], n_queries, *part.shape[2:])
-                matrix = reduced.new_zeros(reduced.shape[0], n_queries, n_keys + self.has_sinks)
+                new = reduced.new_zeros if any(keys != slice(0, n_keys) for _, keys in blocks) else reduced.new_empty
+                matrix = new(reduced.shape[0], n_queries, n_keys + self.has_sinks)
             output[:, rows] = part
             if self.has_sinks:
                 matrix[:, rows, 0] = reduced[..., 0]
@@ -126,6 +122,16 @@ class Recorder:
         assert matrix is not None
         self.receive(matrix)
         return (torch.zeros_like(output) if self.silent else output), None
+
+
+@contextmanager
+def recording(recorder: Recorder | None) -> Iterator[None]:
+    """Let a recorder, or none, take what the attention functions of this thread compute."""
+    token = _recorder.set(recorder)
+    try:
+        yield
+    finally:
+        _recorder.reset(token)
 
 
 def attend(module: nn.Module, query: torch.Tensor, *rest: Any, **named: Any) -> Any:
@@ -137,7 +143,6 @@ def attend(module: nn.Module, query: torch.Tensor, *rest: Any, **named: Any) -> 
     return recorder.attend(eager, module, query, *rest, **named)
 
 
-@lru_cache(maxsize=1024)
 def eager_function(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Return the eager attention function that the forward of an attention module hands to the interface.
 
@@ -145,11 +150,16 @@ def eager_function(forward: Callable[..., Any]) -> Callable[..., Any]:
         CaptureError: It names none, or several.
     """
     plain: Any = inspect.unwrap(forward)
-    names = {name for name in plain.__code__.co_names if name.endswith(_EAGER)} & plain.__globals__.keys()
+    names = [name for name in _eager_names(plain.__code__) if name in plain.__globals__]
     if len(names) != 1:
         raise CaptureError(f"{plain.__qualname__} names {len(names)} eager attention functions where one is needed")
-    found: Callable[..., Any] = plain.__globals__[names.pop()]
+    found: Callable[..., Any] = plain.__globals__[names[0]]
     return found
+
+
+@lru_cache(maxsize=1024)
+def _eager_names(code: CodeType) -> tuple[str, ...]:
+    return tuple(name for name in code.co_names if name.endswith("eager_attention_forward"))
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

@@ -23,10 +23,9 @@ from attnflow_hf.errors import (
 from attnflow_hf.prediction import Prediction
 from attnflow_hf.saturation import Saturation
 from attnflow_hf.storage import read_token_field, to_plain, write_text
-from attnflow_hf.tokens import Tokens, Word
+from attnflow_hf.tokens import Tokens
+from attnflow_hf.word_attribution import WordAttribution
 
-NORMALIZATIONS = ("max", "none", "sum")
-SPECIAL_TOKENS = FIRST_TOKEN = ("drop", "keep", "zero")
 _FORMAT, _VERSION = "attnflow_hf.Attribution", 1
 
 
@@ -258,8 +257,7 @@ class Attribution:
         """The output position with its token, for display."""
         if isinstance(self.output_position, str):
             return self.output_position
-        parts = np.array(self.alignment.parts or [""] * len(self.alignment))
-        found = np.flatnonzero((self.positions == self.output_position) & (parts != "encoder"))
+        found = np.flatnonzero((self.positions == self.output_position) & (np.array(self._parts) != "encoder"))
         return f"{self.output_position}" + (f" ({self.tokens[found[0]]})" if len(found) else "")
 
     def summary(self) -> str:
@@ -289,9 +287,14 @@ class Attribution:
         if self.scores.ndim > 1:
             raise OptionError("a table shows one output position and one layer; choose them instead of 'all'")
         if not words:
-            return self.alignment.pieces, self.scores
+            return tuple(map(_label, self.alignment.pieces, self._parts)), self.scores
         summed = self.to_words()
-        return summed.words, summed.scores
+        parts = [self._parts[word.token_indices[0]] for word in summed.parts]
+        return tuple(map(_label, summed.words, parts)), summed.scores
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return self.alignment.parts or ("",) * len(self.alignment)
 
     def to_html_part(self, *, words: bool = False) -> str:
         """Return a line of colored tokens or words, an HTML fragment for `html.render_page`.
@@ -300,10 +303,7 @@ class Attribution:
             OptionError: The scores have more than one row.
         """
         labels, scores = self.rows(words=words)
-        if words:
-            special = [word.is_special for word in self.to_words().parts]
-        else:
-            labels, special = self.alignment.pieces, list(self.special_tokens_mask)
+        special = [word.is_special for word in self.to_words().parts] if words else list(self.special_tokens_mask)
         text = html.render_tokens(labels, scores, heading=self.summary(), special_tokens_mask=special)
         return text + "".join(html.render_note(note) for note in self.notes)
 
@@ -320,34 +320,5 @@ class Attribution:
         return f"Attribution({self.method}, {shape})"
 
 
-@dataclass(frozen=True, eq=False)
-class WordAttribution:
-    """Scores summed over words.
-
-    Attributes:
-        parts: The words, with their tokens and character offsets.
-        scores: float64 `[..., word]`; the axes in front are those of the attribution.
-    """
-
-    parts: tuple[Word, ...]
-    scores: FloatArray
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words as they stand in the text."""
-        return tuple(part.text for part in self.parts)
-
-
-def normalize_scores(scores: FloatArray, normalize: str) -> FloatArray:
-    """Return `scores` `[..., token]` with each row divided by its sum or its maximum, or as they are.
-
-    A row of zeros stays one.
-
-    Raises:
-        OptionError: An unknown normalization.
-    """
-    check_choice("normalize", normalize, NORMALIZATIONS)
-    if normalize == "none":
-        return scores
-    totals: FloatArray = getattr(scores, normalize)(axis=-1, keepdims=True)
-    return np.divide(scores, totals, out=np.zeros_like(scores), where=totals > 0)
+def _label(text: str, part: str) -> str:
+    return f"{text} (decoder)" if part == "decoder" else text

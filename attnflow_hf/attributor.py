@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
-import transformers
-from transformers import AutoConfig, AutoModel, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import METHODS, backend_names, choose_backend
 from attnflow_hf.capture import report_on
 from attnflow_hf.capture_report import CaptureReport
-from attnflow_hf.errors import CaptureError, OptionError, SaturationWarning
+from attnflow_hf.errors import OptionError, SaturationWarning
 from attnflow_hf.generation import generate
 from attnflow_hf.given import Given, given, is_single
-from attnflow_hf.inputs import Text, is_encoding
+from attnflow_hf.inputs import Text
+from attnflow_hf.loading import load_model
 from attnflow_hf.options import Options, OutputPosition
 from attnflow_hf.prediction import predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
 from attnflow_hf.readout import resolve_position
 from attnflow_hf.scoring import Wrapped, score
 from attnflow_hf.signals import SIGNALS
-
-EMBEDDED_MODEL = "verb_number"
 
 
 class _CallOptions(TypedDict, total=False):
@@ -125,24 +120,14 @@ class Attributor:
         Raises:
             OSError: Transformers does not find the model or its tokenizer.
         """
-        source = str(files("attnflow_hf") / EMBEDDED_MODEL) if name_or_path is None else _check_source(name_or_path)
-        tokenizer_options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        shared: dict[str, Any] = dict(tokenizer_options)
-        config = AutoConfig.from_pretrained(source, **shared)
-        loader = getattr(transformers, (config.architectures or [""])[0], AutoModel)
-        if dtype is not None:
-            shared["dtype"] = dtype
-
-        def load(implementation: str | None) -> PreTrainedModel:
-            named = {} if implementation is None else {"attn_implementation": implementation}
-            model: PreTrainedModel = loader.from_pretrained(source, **shared, **named)
-            return model if device is None else model.to(device)  # type: ignore[arg-type]
-
-        model = load(attn_implementation)
-        if attn_implementation is None and not _can_be_captured(model):
-            model = load("eager")
-        reads_text = model.main_input_name == "input_ids"
-        tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options) if reads_text else None
+        model, tokenizer = load_model(
+            name_or_path,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
         return cls(model, tokenizer, batch_size=batch_size)
 
     @overload
@@ -250,8 +235,8 @@ class Attributor:
         Raises:
             AttnFlowError: As `__call__`; `OptionError` if the model cannot generate, or the text is not one text.
         """
-        if isinstance(text, list) or is_encoding(text):
-            raise OptionError("generate takes one text; call it for each")
+        if isinstance(text, (list, Mapping)):
+            raise OptionError(f"generate takes one text, got {type(text).__name__}; call it for each text")
         chosen = options or Options()
         if chosen.output_position != "auto" or chosen.layer == "all" or chosen.keep != "layers":
             raise OptionError("generate explains each token from the position that predicted it, in one layer")
@@ -365,6 +350,8 @@ class Attributor:
             if options.keep == "rollout":
                 raise OptionError("keep='rollout' is for text; images and sound keep their layers")
             return read_signals(self.model, inputs.signals, inputs.decoders, head_reduction=options.head_reduction)
+        if options.keep == "rollout" and any(sample.decoder is not None for sample in inputs.samples):
+            raise OptionError("keep='rollout' is for one stack of layers, not for an encoder with its decoder")
         batch_size, heads = self.batch_size, options.head_reduction
         if options.keep == "layers":
             return read_samples(self.model, self.tokenizer, inputs.samples, batch_size=batch_size, head_reduction=heads)
@@ -386,22 +373,6 @@ class Attributor:
     @property
     def _wrapped(self) -> Wrapped:
         return Wrapped(self.model, self.tokenizer, self.model_name)
-
-
-def _check_source(name_or_path: str | Path) -> str:
-    """Return a hub name or an existing folder; the hub's own message about a missing folder speaks of names."""
-    source = os.fspath(name_or_path)
-    if (isinstance(name_or_path, Path) or source.startswith(("/", "."))) and not Path(source).is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", source)
-    return source
-
-
-def _can_be_captured(model: PreTrainedModel) -> bool:
-    try:
-        report_on(model)
-    except CaptureError:
-        return False
-    return True
 
 
 def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 _HOOKS_FLAG = "_output_capturing_hooks_installed"
 _implementation: ContextVar[str | None] = ContextVar("attention implementation", default=None)
@@ -53,6 +53,16 @@ def borrowed(
         yield
 
 
+def own_implementation(model: PreTrainedModel) -> str | None:
+    """Return the attention implementation that a model has outside of captures."""
+    token = _implementation.set(None)
+    try:
+        found: str | None = model.config._attn_implementation
+    finally:
+        _implementation.reset(token)
+    return found
+
+
 @contextmanager
 def _in_eval_state(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     training = [module.training for module in modules]
@@ -66,13 +76,15 @@ def _in_eval_state(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[N
 
 @contextmanager
 def _hooks_as_they_were(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Take off the recording hooks that Transformers installs meanwhile, and no others."""
     hooks = [(set(module._forward_hooks), _HOOKS_FLAG in module.__dict__) for module in modules]
     try:
         yield
     finally:
         for module, (hook_ids, was_flagged) in zip(modules, hooks, strict=True):
             for hook_id in set(module._forward_hooks) - hook_ids:
-                del module._forward_hooks[hook_id]
+                if getattr(module._forward_hooks[hook_id], "__module__", "").startswith("transformers."):
+                    del module._forward_hooks[hook_id]
             if not was_flagged:
                 module.__dict__.pop(_HOOKS_FLAG, None)
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from attnflow_hf.attention_function import Recorder
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
+from attnflow_hf.borrowing import own_implementation
 from attnflow_hf.capture_report import DECODER, ENCODER, CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import run
@@ -69,6 +70,7 @@ def capture(
         PositionError: There is no such head.
     """
     check_head_reduction(head_reduction)
+    inputs = _with_additive_mask(inputs, model)
     report = report_on(model, with_decoder="decoder_input_ids" in inputs, like=inputs)
     runner = _runner(model, report.has_decoder)
     store = _Store(report, inputs, receive)
@@ -95,7 +97,7 @@ def report_on(
     Raises:
         CaptureError: It cannot be captured; the message says why.
     """
-    key = (with_decoder, model.dtype, model.device, model.config._attn_implementation)
+    key = (with_decoder, model.dtype, model.device, own_implementation(model))
     with _reports_lock:
         known = _reports.setdefault(model, {}).get(key)
     if known is None:
@@ -109,6 +111,20 @@ def _runner(model: PreTrainedModel, with_decoder: bool) -> PreTrainedModel:
     if with_decoder and not model.config.is_encoder_decoder:
         raise CaptureError(f"{type(model).__name__} has no decoder beside an encoder, so it takes no decoder_input_ids")
     return model if with_decoder or not model.config.is_encoder_decoder else model.get_encoder()
+
+
+def _with_additive_mask(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
+    """Return the inputs with a mask of pairs, `[batch, head, query, key]`, as eager attention adds it to scores."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 4 or mask.is_floating_point():
+        return inputs
+    if mask.dtype != torch.bool:
+        raise CaptureError(
+            f"an attention_mask [batch, head, query, key] must be boolean, or of the model's type {model.dtype} and "
+            f"added to the scores; got {mask.dtype}"
+        )
+    added = torch.zeros(mask.shape, dtype=model.dtype, device=mask.device)
+    return {**inputs, "attention_mask": added.masked_fill(~mask, torch.finfo(model.dtype).min)}
 
 
 class _Store:

@@ -67,6 +67,8 @@ def decoder_tokens_of_encoding(encoding: Mapping[str, Any], tokenizer: Any) -> l
             f"decoder_input_ids and decoder_attention_mask must be integers [batch, token], got {list(ids.shape)} and "
             f"{list(mask.shape)}"
         )
+    if int(ids[mask].min() if mask.any() else 0) < 0:
+        raise ArrayError(f"decoder_input_ids must not be negative, got {int(ids[mask].min())}")
     lengths = mask.sum(dim=1).tolist()
     if min(lengths) == 0 or any(not row[:n].all() for row, n in zip(mask, lengths, strict=True)):
         raise ArrayError("a row of decoder_input_ids must have tokens in front and padding behind")

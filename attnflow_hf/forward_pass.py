@@ -59,11 +59,17 @@ def call(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], *, output_a
     named = model.main_input_name in accepted  # a wrapped forward may take anything
     arguments = {name: value for name, value in inputs.items() if name in accepted or not named}
     try:
-        return model(**arguments, **flags)
+        outputs = model(**arguments, **flags)
     except (AttnFlowError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot read these inputs: {error}") from error
+    if not isinstance(outputs, Mapping):
+        raise CaptureError(
+            f"{type(model).__name__} returned a {type(outputs).__name__} where named outputs are needed; let its "
+            "forward take return_dict and return a ModelOutput"
+        )
+    return outputs
 
 
 def reported_attentions(outputs: Any) -> list[tuple[str, int, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from attnflow_hf.borrowing import borrowed
 from attnflow_hf.errors import OptionError
 from attnflow_hf.inputs import Sample
+from attnflow_hf.model_facts import input_device
 from attnflow_hf.tokens import Tokens
 
 
@@ -38,19 +40,19 @@ def generate(
         raise OptionError(f"{type(model).__name__} cannot generate text: load it with its language model head")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise OptionError(f"max_new_tokens must be a positive integer, got {max_new_tokens!r}")
-    settings = GenerationConfig(**model.generation_config.to_diff_dict()) if generation_config is None else None
-    if settings is not None:
-        settings.do_sample, settings.num_beams = False, 1
-        settings.temperature = settings.top_p = settings.top_k = None
-    config = generation_config or settings
-    assert config is not None
+    config = copy.deepcopy(generation_config or model.generation_config)
+    if generation_config is None:
+        config.do_sample, config.num_beams = False, 1
+        config.temperature = config.top_p = config.top_k = None
+    config.max_new_tokens, config.return_dict_in_generate = max_new_tokens, False
     if (config.num_return_sequences or 1) > 1 or (config.num_beams or 1) > 1:
         raise OptionError("generate explains one sequence of one beam; set num_beams=1 and num_return_sequences=1")
-    features = {name: value[None].to(model.device) for name, value in sample.features.items()}
+    device = input_device(model)
+    features = {name: value[None].to(device) for name, value in sample.features.items()}
     features["attention_mask"] = torch.ones_like(features["input_ids"])
     with borrowed(model, implementation=None):
         output = model.generate(  # type: ignore[operator]
-            **features, generation_config=config, max_new_tokens=max_new_tokens, return_dict_in_generate=False
+            **features, generation_config=config
         )
     ids: list[int] = output[0].tolist()
     if model.config.is_encoder_decoder:
@@ -62,13 +64,13 @@ def generate(
 def _continued(sample: Sample, ids: list[int], tokenizer: Any) -> Sample:
     """Return the prompt with further ids; with character offsets, if the tokenizer reads its own text the same way."""
     n_prompt = len(sample.tokens)
-    texts = sample.tokens.texts
-    text = (texts[0] if len(texts) == 1 else "") + tokenizer.decode(ids[n_prompt:])
-    encoding = tokenizer(text, return_special_tokens_mask=True)
     features = {"input_ids": torch.tensor(ids)}
-    n_found = len(ids)
-    if encoding.encodings and len(texts) == 1 and list(encoding["input_ids"])[:n_found] == ids:
-        real = np.arange(len(encoding["input_ids"])) < n_found
-        return Sample(Tokens.from_encoding(encoding.encodings[0], real, texts=(text,)), features)
+    new = tokenizer.decode(ids[n_prompt:])
+    for space in ("", " ") if len(sample.tokens.texts) == 1 else ():
+        text = sample.tokens.texts[0] + space + new
+        encoding = tokenizer(text, return_special_tokens_mask=True)
+        if encoding.encodings and list(encoding["input_ids"])[: len(ids)] == ids:
+            real = np.arange(len(encoding["input_ids"])) < len(ids)
+            return Sample(Tokens.from_encoding(encoding.encodings[0], real, texts=(text,)), features)
     known = {"special_tokens_mask": np.append(sample.tokens.special_tokens_mask, np.zeros(len(ids) - n_prompt, bool))}
     return Sample(Tokens.from_ids(ids, tokenizer, **known), features)

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from attnflow_hf.decoder_inputs import decoder_tokens_of_encoding, decoder_tokens_of_text
-from attnflow_hf.errors import OptionError
+from attnflow_hf.errors import OptionError, TextError
 from attnflow_hf.inputs import Sample, check_vocabulary, is_encoding, samples_from_encoding, samples_from_texts
 from attnflow_hf.model_facts import max_positions, n_embeddings
 from attnflow_hf.signals import SIGNALS
@@ -55,22 +55,42 @@ def given(
                 f"{type(model).__name__} reads {name}: give what its processor returns with return_tensors='pt', got "
                 f"{type(inputs).__name__}"
             )
-        return Given([], inputs, decoder_tokens_of_encoding(inputs, tokenizer))
+        if text_target is not None:
+            raise OptionError(f"text_target goes with text; beside {name} give decoder_input_ids in the encoding")
+        return Given([], inputs, _checked(model, decoder_tokens_of_encoding(inputs, tokenizer)))
     samples = _samples(model, tokenizer, inputs, truncation)
     decoders = decoder_tokens_of_encoding(inputs, tokenizer) if is_encoding(inputs) else []
     if text_target is not None:
-        targets = text_target if isinstance(inputs, list) else [text_target]
+        if decoders:
+            raise OptionError("text_target and decoder_input_ids were both given; the decoder reads one of them")
+        if isinstance(inputs, list) and not isinstance(text_target, list):
+            raise OptionError(f"text_target must be a list of texts, one for each text, got {text_target!r}")
+        takes_list = isinstance(inputs, list) or (is_encoding(inputs) and isinstance(text_target, list))
+        targets = text_target if takes_list else [text_target]
         decoders = [decoder_tokens_of_text(model, tokenizer, target) for target in targets]
     if decoders and len(decoders) != len(samples):
         raise OptionError(f"there are {len(samples)} texts, but {len(decoders)} targets for the decoder")
     if not decoders:
         return Given(samples)
-    return Given([replace(sample, decoder=each) for sample, each in zip(samples, decoders, strict=True)])
+    pairs = zip(samples, _checked(model, decoders), strict=True)
+    return Given([replace(sample, decoder=each) for sample, each in pairs])
 
 
 def is_single(inputs: Any, n_results: int) -> bool:
     """Return whether the user gave one text, image or sound, and no list of them."""
     return n_results == 1 if isinstance(inputs, Mapping) else not isinstance(inputs, list)
+
+
+def _checked(model: PreTrainedModel, decoders: list[Tokens]) -> list[Tokens]:
+    """Return the decoder's tokens, if the model knows them all and can read so many."""
+    limit = getattr(model.config, "max_target_positions", None) or max_positions(model)
+    for row, tokens in enumerate(decoders):
+        if limit is not None and len(tokens) > limit:
+            raise TextError(
+                f"row {row} has {len(tokens)} decoder_input_ids, but the model reads {limit} at most; cut them"
+            )
+    check_vocabulary([Sample(tokens, {}) for tokens in decoders], n_embeddings(model))
+    return decoders
 
 
 def _samples(model: PreTrainedModel, tokenizer: Any, inputs: Any, truncation: bool) -> list[Sample]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+from attnflow_hf.errors import CaptureError
 
 
 def declares_causal(model: PreTrainedModel) -> bool:
@@ -30,6 +33,24 @@ def n_embeddings(model: PreTrainedModel) -> int | None:
         return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     except (AttributeError, NotImplementedError):
         return None
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Return where the model takes its inputs; the weights of a dispatched or offloaded model may lie elsewhere.
+
+    Raises:
+        CaptureError: The model has no weights: it lies on the `meta` device.
+    """
+    hooks: list[Any] = [module._hf_hook for module in model.modules() if hasattr(module, "_hf_hook")]  # accelerate's
+    devices = [hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None]
+    if devices:
+        return torch.device(devices[0])
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise CaptureError(
+            f"{type(model).__name__} lies on the meta device: it has no weights to compute with; load it with "
+            "from_pretrained(...)"
+        )
+    return model.device
 
 
 def padding_id(model: PreTrainedModel, *further: int | None) -> int:

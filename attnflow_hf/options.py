@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
-from attnflow_hf.attribution import FIRST_TOKEN, NORMALIZATIONS, SPECIAL_TOKENS
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.layer_graph import check_residual_weight
 from attnflow_hf.position_bias import POSITION_CORRECTIONS
 
 OutputPosition = int | Literal["auto", "mean", "all"]
+NORMALIZATIONS = ("max", "none", "sum")
+SPECIAL_TOKENS = FIRST_TOKEN = ("drop", "keep", "zero")
 KEEP = ("layers", "rollout")
 
 

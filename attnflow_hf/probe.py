@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from attnflow_hf.attention_function import Recorder
-from attnflow_hf.borrowing import borrowed
+from attnflow_hf.attention_function import Recorder, recording
+from attnflow_hf.borrowing import borrowed, own_implementation
 from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import call, reported_attentions, run
-from attnflow_hf.model_facts import count_decoder_layers, count_layers, declares_causal
+from attnflow_hf.model_facts import declares_causal, input_device, reads_padding
 from attnflow_hf.probe_checks import Call, Lengths, NotProvenError, check_matrices, find_sites, residual_layers
+from attnflow_hf.probe_hooks import found_weights, watched_layers
 from attnflow_hf.probe_inputs import N_DECODER_TOKENS, probe_inputs
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def probe(
     _refuse_known(model)
     trial = _Trial(model, with_decoder, like)
     steps: dict[str, Callable[[], CaptureReport]] = {
-        "interface": lambda: trial.interface(_CPU_BLOCK if model.device.type == "cpu" else _DEVICE_BLOCK),
+        "interface": lambda: trial.interface(_CPU_BLOCK if input_device(model).type == "cpu" else _DEVICE_BLOCK),
         "interface in one block": lambda: trial.interface(None),
         "hooks": trial.hooks,
         "eager": trial.eager,
@@ -102,7 +101,7 @@ class _Trial:
             calls[-1].value_error = max(calls[-1].value_error, _value_error(value, output, weights))
 
         recorder = Recorder(matrices.append, block_size=block_size and _PROBE_BLOCK, look=look)
-        with self._watched_layers() as running:
+        with watched_layers(self.model) as running:
             outputs = run(self.model, self.inputs, CaptureReport(self.name, "interface"), recorder)
         if not matrices:
             raise NotProvenError("none of its attentions goes through Transformers' attention interface")
@@ -118,7 +117,8 @@ class _Trial:
         return replace(report, block_size=block_size, verified=facts + report.verified)
 
     def hooks(self) -> CaptureReport:
-        found, outputs = self._find_modules()
+        with found_weights(self.model) as found:
+            outputs = self._plain("eager", output_attentions=True)
         reported = [(_as_call(part, layer, weights), weights) for part, layer, weights in reported_attentions(outputs)]
         for each, weights in reported:
             if id(weights) not in found:
@@ -187,16 +187,19 @@ class _Trial:
     def mixes_elsewhere(self, report: CaptureReport) -> bool | None:
         """Return whether a token reaches another one although all attentions give nothing; `None` if not tried."""
         n_real = self.lengths.n_real
-        if report.step != "interface" or n_real is None or self.with_decoder:
+        if n_real is None or n_real < 2 or self.with_decoder:
             return None
+        if report.step != "interface":
+            return True if reads_padding(self.model) else None  # convolutions mix neighbors
         shape = _main_tensor(self.own).shape
         speaks_of_each = len(shape) == 3 and shape[1] == self.lengths.n_all
         model = self.model if speaks_of_each else cast(PreTrainedModel, self.model.base_model)
         ids = self.inputs["input_ids"]
         changed = ids.clone()
-        changed[0, 2] = next((each for each in ids[0, :n_real] if each != ids[0, 2]), ids[0, 2])
+        middle = n_real // 2
+        changed[0, middle] = next((each for each in ids[0, :n_real] if each != ids[0, middle]), ids[0, middle])
         first, second = (self._silent_states(model, each, report) for each in (ids, changed))
-        others = [position for position in range(n_real) if position != 2]
+        others = [position for position in range(n_real) if position != middle]
         return bool((first[0, others] != second[0, others]).any())
 
     def _silent_states(self, model: PreTrainedModel, ids: torch.Tensor, report: CaptureReport) -> torch.Tensor:
@@ -205,53 +208,15 @@ class _Trial:
 
     def _plain(self, implementation: str | None, *, output_attentions: bool = False) -> Any:
         """Return the output without capture: by the model's own implementation (`None`), or another."""
-        with borrowed(self.model, implementation=implementation, exclusive=output_attentions, keep_random_state=True):
+        borrowing = borrowed(
+            self.model, implementation=implementation, exclusive=output_attentions, keep_random_state=True
+        )
+        with borrowing, recording(None):
             return call(self.model, self.inputs, output_attentions=output_attentions)
-
-    def _find_modules(self) -> tuple[dict[int, tuple[str, int]], Any]:
-        """Return each tensor's id with the module that returns it first and where, in order; and the model's output."""
-        found: dict[int, tuple[str, int]] = {}
-        kept: list[torch.Tensor] = []  # an id stands for one tensor only while that lives
-        recorder = Recorder(lambda _: None)
-
-        def hook_of(name: str) -> Any:
-            def look(module: nn.Module, args: Any, output: Any) -> None:
-                if recorder.is_active() and type(output) in (tuple, list):
-                    for index, part in enumerate(output):
-                        if isinstance(part, torch.Tensor) and part.ndim == 4 and id(part) not in found:
-                            found[id(part)] = name, index
-                            kept.append(part)
-
-            return look
-
-        handles = [module.register_forward_hook(hook_of(name)) for name, module in self.model.named_modules()]
-        try:
-            with recorder.recording():
-                return found, self._plain("eager", output_attentions=True)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @contextmanager
-    def _watched_layers(self) -> Iterator[_Running]:
-        """Give the layer that is running, where the model keeps its layers in a list of their number."""
-        running = _Running()
-        sizes = {count_layers(self.model.config), count_decoder_layers(self.model.config)}
-        handles = [
-            layer.register_forward_pre_hook(running.enter(index))
-            for module in self.model.modules()
-            if isinstance(module, nn.ModuleList) and len(module) in sizes
-            for index, layer in enumerate(module)
-        ]
-        try:
-            yield running
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hint(self) -> str:
         """Return what may help a model that was loaded with another implementation than eager."""
-        implementation = self.model.config._attn_implementation
+        implementation = own_implementation(self.model)
         if implementation in (None, "eager"):
             return ""
         return (
@@ -272,19 +237,6 @@ class _Trial:
         if self.lengths.n_real is not None and first.ndim > 2 and first.shape[1] == self.lengths.n_all:
             first, second = first[:, : self.lengths.n_real], second[:, : self.lengths.n_real]
         return float((first - second).norm() / second.norm().clamp_min(1e-30))
-
-
-@dataclass
-class _Running:
-    """The layer that is running."""
-
-    layer: int | None = None
-
-    def enter(self, index: int) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self.layer = index
-
-        return hook
 
 
 def _as_call(part: str, layer: int, weights: Any) -> Call:

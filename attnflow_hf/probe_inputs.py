@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from attnflow_hf.errors import CaptureError
-from attnflow_hf.model_facts import max_positions, n_embeddings, padding_id
+from attnflow_hf.model_facts import input_device, max_positions, n_embeddings, padding_id
 
 N_TOKENS, N_PADDING, N_DECODER_TOKENS = 13, 3, 5
 
@@ -41,21 +41,6 @@ def probe_inputs(
             decoder_ids[0, 0] = start
         inputs["decoder_input_ids"] = decoder_ids
     return {name: value.to(device) for name, value in inputs.items()}
-
-
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Return where the model takes its inputs; parts of a dispatched model may lie elsewhere.
-
-    Raises:
-        CaptureError: The model has no weights: it lies on the `meta` device.
-    """
-    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
-    if not offloaded and any(parameter.is_meta for parameter in model.parameters()):
-        raise CaptureError(
-            f"{type(model).__name__} lies on the meta device: it has no weights to compute with; load it with "
-            "from_pretrained(...)"
-        )
-    return model.device
 
 
 def _refuse(model: PreTrainedModel, generator: torch.Generator) -> dict[str, torch.Tensor]:

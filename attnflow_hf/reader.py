@@ -17,7 +17,7 @@ from attnflow_hf.captured_graph import GraphLayout, Matrix, captured_graph, layo
 from attnflow_hf.errors import ArrayError, CaptureError, FloatArray
 from attnflow_hf.inputs import Sample, batches, collate
 from attnflow_hf.layer_graph import LayerGraph
-from attnflow_hf.model_facts import padding_id, reads_padding
+from attnflow_hf.model_facts import input_device, padding_id, reads_padding
 from attnflow_hf.rollout_fold import RolloutFold
 from attnflow_hf.signals import signal_rows, signal_tokens
 from attnflow_hf.tokens import Tokens
@@ -138,7 +138,7 @@ def read_signals(
     for index, inputs in enumerate(rows):
         if decoder:
             inputs["decoder_input_ids"] = torch.tensor(decoder[index].input_ids)[None]
-        inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        inputs = {name: value.to(input_device(model)) for name, value in inputs.items()}
         captured = capture(model, inputs, head_reduction=head_reduction)
         n_tokens = int(captured.matrices[0].shape[1])
         tokens = signal_tokens(model.config, inputs, n_tokens)
@@ -152,8 +152,9 @@ def _batches(model: PreTrainedModel, samples: Sequence[Sample], batch_size: int)
 
 
 def _inputs(model: PreTrainedModel, tokenizer: Any, batch: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    device = input_device(model)
     inputs = collate(batch, padding_id(model, getattr(tokenizer, "pad_token_id", None)))
-    return {name: value.to(model.device) for name, value in inputs.items()}
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 def _reading(

@@ -6,9 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from attnflow_hf.attribution import normalize_scores
-from attnflow_hf.errors import FloatArray, check_index
-from attnflow_hf.options import Options, OutputPosition
+from attnflow_hf.errors import FloatArray, check_choice, check_index
+from attnflow_hf.options import NORMALIZATIONS, Options, OutputPosition
 from attnflow_hf.tokens import Tokens
 
 
@@ -70,3 +69,18 @@ def read_out(
     if dropped.any():
         tokens, scores = tokens.select(~dropped), scores[..., ~dropped]
     return tokens, normalize_scores(scores, options.normalize), sinks
+
+
+def normalize_scores(scores: FloatArray, normalize: str) -> FloatArray:
+    """Return `scores` `[..., token]` with each row divided by its sum or its maximum, or as they are.
+
+    A row of zeros stays one.
+
+    Raises:
+        OptionError: An unknown normalization.
+    """
+    check_choice("normalize", normalize, NORMALIZATIONS)
+    if normalize == "none":
+        return scores
+    totals: FloatArray = getattr(scores, normalize)(axis=-1, keepdims=True)
+    return np.divide(scores, totals, out=np.zeros_like(scores), where=totals > 0)

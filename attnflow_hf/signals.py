@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from attnflow_hf.errors import ArrayError
@@ -28,17 +29,19 @@ def signal_rows(encoding: Mapping[str, Any], name: str, dtype: torch.dtype) -> l
     """
     values = encoding.get(name)
     try:
-        batch = torch.as_tensor(values).to(dtype)
+        batch = torch.as_tensor(np.stack(values) if isinstance(values, list) else values).to(dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArrayError(
             f"this model reads {name}: give what its processor returns with return_tensors='pt', got "
             f"{type(values).__name__}"
         ) from error
-    mask = encoding.get("attention_mask")
+    mask = None if encoding.get("attention_mask") is None else torch.as_tensor(encoding["attention_mask"]).bool()
+    if mask is not None and len(mask) != len(batch):
+        raise ArrayError(f"there are {len(batch)} rows of {name}, but attention_mask has {len(mask)}")
     rows = []
     for index, row in enumerate(batch):
-        real = None if mask is None else torch.as_tensor(mask)[index].bool()
-        fits = real is not None and name == "input_values" and real.shape == row.shape
+        real = None if mask is None else mask[index]
+        fits = real is not None and SIGNALS[name] == "sound" and real.shape == row.shape[:1]
         if real is not None and not real.any():
             raise ArrayError(f"the attention_mask of {SIGNALS[name]} {index} marks all of it as padding")
         rows.append({name: (row[real] if fits else row)[None]})
@@ -58,7 +61,7 @@ def signal_tokens(config: Any, inputs: Mapping[str, torch.Tensor], n_tokens: int
     pixels = inputs.get("pixel_values")
     grid = None if pixels is None else _grid(config, pixels, n_tokens)
     if grid is None:
-        kind = "position" if pixels is not None else "frame"
+        kind = "position" if pixels is not None or hasattr(config, "patch_size") else "frame"
         return Tokens.from_names([f"{kind} {index}" for index in range(n_tokens)])
     rows, columns = grid
     n_suffix = int(getattr(config, "num_detection_tokens", 0))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from attnflow_hf.errors import ArrayError, BoolArray, IntArray, TokenizerError, check_choice
+from attnflow_hf.white_space import word_of_character, words_touched
 
 WORD_SPLITS = ("auto", "tokenizer", "whitespace")
 _DTYPES = {"input_ids": np.int64, "special_tokens_mask": np.bool_, "positions": np.int64, "offsets": np.int64}
@@ -251,7 +252,7 @@ class Tokens:
             yield ("special", i) if word is None else (sequence, word)
 
     def _whitespace_keys(self) -> Iterator[tuple[object, ...]]:
-        word_of_character = [_word_of_character(text) for text in self.texts]
+        words = [word_of_character(text) for text in self.texts]
         last: tuple[object, ...] = ("none",)
         reach = -1
         for i in range(len(self)):
@@ -261,7 +262,7 @@ class Tokens:
                 continue
             sequence = (self.sequence_ids[i] if self.sequence_ids is not None else 0) or 0
             start, stop = self._span([self._next_solid(i)])
-            first, final = _words_touched(self.texts[sequence], word_of_character[sequence], start, stop)
+            first, final = words_touched(self.texts[sequence], words[sequence], start, stop)
             if last[0] != sequence or first > reach:
                 last = (sequence, first)
             reach = max(reach, final) if last[0] == sequence else final
@@ -280,24 +281,3 @@ def _special_tokens_mask(ids: list[int], tokenizer: Any) -> BoolArray:
     added = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep", "pad")}
     typed = {tokenizer.unk_token_id, getattr(tokenizer, "mask_token_id", None)} - added
     return known & ~np.isin(ids, [i for i in typed if i is not None])
-
-
-def _word_of_character(text: str) -> list[int]:
-    """Return for each character the index of its word; white space belongs to the word behind it, if there is one."""
-    words, word, inside = [], 0, False
-    for character in text:
-        if character.isspace() and inside:
-            word, inside = word + 1, False
-        elif not character.isspace():
-            inside = True
-        words.append(word)
-    last = word if inside else max(word - 1, 0)
-    return [min(word, last) for word in words]
-
-
-def _words_touched(text: str, words: list[int], start: int, stop: int) -> tuple[int, int]:
-    """Return the first and last word that the characters from `start` to `stop` belong to."""
-    if not words:
-        return 0, 0
-    solid = [i for i in range(start, stop) if not text[i].isspace()] or [min(start, len(words) - 1)]
-    return words[solid[0]], words[solid[-1]]

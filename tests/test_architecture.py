@@ -11,9 +11,9 @@ import attnflow_hf
 
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
-    ["errors"],
+    ["errors", "white_space"],
     ["tokens", "html", "terminal", "prediction", "attentions"],
-    ["storage", "layer_graph"],
+    ["storage", "layer_graph", "word_attribution"],
     ["saturation", "flow_result", "backends.flow_workspace"],
     ["attribution"],
     ["backends.flow_star", "backends.flow_search", "backends.flow_push", "backends.flow_log", "backends.flow_cut"],
@@ -21,16 +21,16 @@ ROWS = [
     ["backends.flow_task"],
     ["position_bias", "capture_report", "borrowing", "model_facts", "query_blocks"],
     ["options", "captured_graph", "signals", "attention_function", "probe_checks", "probe_inputs", "rollout_fold"],
-    ["inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
+    ["probe_hooks", "inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
     ["backends.flow_numba", "probe", "generation", "given"],
     ["readout", "backends", "capture"],
-    ["reader"],
+    ["reader", "loading"],
     ["scoring"],
     ["attributor"],
     ["cli", "verb_number"],
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
-HUGGING_FACE |= {"probe_inputs", "capture", "generation", "given", "reader"}
+HUGGING_FACE |= {"probe_hooks", "loading", "probe_inputs", "capture", "generation", "given", "reader"}
 TENSORS = {"query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},

@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_makers import FAST, byt5, byte_bpe, wordpiece
 
-from attnflow_hf.attribution import NORMALIZATIONS, Attribution, normalize_scores
+from attnflow_hf.attribution import Attribution
 from attnflow_hf.errors import ArrayError, FileFormatError, OptionError, TokenizerError
 from attnflow_hf.inputs import samples_from_texts
+from attnflow_hf.options import NORMALIZATIONS
 from attnflow_hf.prediction import Prediction
+from attnflow_hf.readout import normalize_scores
 from attnflow_hf.storage import write_text
 from attnflow_hf.tokens import Tokens
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import BERT, GPT2, LLAMA, bert, gpt2, llama, make
+from architectures import ARCHITECTURES
+from tiny_models import BERT, GPT2, LLAMA, bert, gpt2, llama, make, tokenizer
 
 import attnflow_hf.borrowing
+from attnflow_hf import Attributor
 from attnflow_hf.borrowing import borrowed
 from attnflow_hf.capture import capture, report_on
-from attnflow_hf.errors import CaptureError
+from attnflow_hf.errors import ArrayError, CaptureError, OptionError, PositionError
 from attnflow_hf.model_facts import declares_causal, max_positions
 
 IDS = torch.tensor([[2, 5, 6, 7, 5, 9, 3], [2, 5, 6, 3, 0, 0, 0]])
@@ -20,6 +22,7 @@ INPUTS = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
 BART = {"d_model": 32, "encoder_layers": 3, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
 BART |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "decoder_start_token_id": 0}
+HOOKS = {name for name in vars(torch.nn.Module()) if "_hooks" in name}
 
 
 def state_of(model):
@@ -28,11 +31,13 @@ def state_of(model):
         "implementation": [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")],
         "config": model.config.to_dict(),
         "training": [m.training for m in model.modules()],
-        "hooks": [len(m._forward_hooks) for m in model.modules()],
-        "flags": ["_output_capturing_hooks_installed" in m.__dict__ for m in model.modules()],
+        "hooks": [[list(vars(m)[name]) for name in vars(m) if name in HOOKS] for m in model.modules()],
+        "flags": ["_output_capturing_hooks_installed" in vars(m) for m in model.modules()],
         "gradients": [(p.requires_grad, p.grad) for p in model.parameters()],
+        "weights": [p._version for p in model.parameters()],
         "random": torch.get_rng_state().tolist(),
-        "grad_mode": torch.is_grad_enabled(),
+        "grad_mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "property": transformers.PreTrainedConfig.__dict__["_attn_implementation"],
     }
 
 
@@ -40,9 +45,38 @@ def bart(**options):
     return make("BartConfig", "BartForConditionalGeneration", **BART, **options)
 
 
+def of_table(name):
+    return next(each for each in ARCHITECTURES if each.name == name).build
+
+
+def falcon(attn_implementation=None):
+    return of_table("falcon")(attn_implementation)
+
+
+def xlnet(attn_implementation=None):
+    return of_table("xlnet")(attn_implementation)
+
+
+def real(matrix, has_sinks=False):
+    """The rows of real tokens, without the sink's column."""
+    return matrix[INPUTS["attention_mask"].bool()][:, int(has_sinks) :]
+
+
 @pytest.fixture(params=[bert, gpt2, llama, bart])
 def build(request):
     return request.param
+
+
+@pytest.fixture(params=[bert, bart, falcon, xlnet])
+def build_each_step(request):
+    """Models that are captured by the interface, by hooks, and plainly eager."""
+    return request.param
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Models that are captured by the interface are so in blocks of three queries."""
+    monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", 3)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -58,27 +92,72 @@ def test_attentions_are_those_of_plain_eager(build, implementation):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_model_comes_back_as_it_came(build, train):
-    model = build().train(train)
+def test_model_comes_back_as_it_came(build_each_step, train):
+    model = build_each_step().train(train)
     list(model.modules())[-1].training = not train  # a mixed state must survive too
+    next(model.parameters()).requires_grad_(False)
+    hold_hooks_of_all_kinds(model)
     before = state_of(model)
-    capture(model, INPUTS)
-    assert state_of(model) == before
+    for _ in range(2):  # with the probe, and without
+        capture(model, INPUTS)
+        assert state_of(model) == before
 
 
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_model_comes_back_after_an_exception(build, error):
-    model = build().train()
+def test_model_comes_back_after_an_exception(build_each_step, error, known):
+    model = build_each_step().train()
+    if known:
+        report_on(model)
 
     def fail(*_):
         raise error("in the midst")
 
-    module = model.get_encoder() if model.config.is_encoder_decoder else model
-    list(module.modules())[-1].register_forward_hook(fail)
+    runner = model.get_encoder() if model.config.is_encoder_decoder else model
+    layers = next(module for module in runner.modules() if isinstance(module, torch.nn.ModuleList))
+    layers[-1].register_forward_hook(fail)
+    hold_hooks_of_all_kinds(model)
     before = state_of(model)
     with pytest.raises(error, match="in the midst"):
         capture(model, INPUTS)
     assert state_of(model) == before
+
+
+@pytest.mark.parametrize("head", [4, -5])
+def test_model_comes_back_after_an_unknown_head(build_each_step, head):
+    model = build_each_step()
+    before = state_of(model)
+    with pytest.raises(PositionError, match=rf"head .of layer 0. {head} is out of range: there are 4, so use -4 to 3"):
+        capture(model, INPUTS, head_reduction=head)
+    with pytest.raises(PositionError, match=rf"head .of layer 0. {head} is out of range"):
+        capture(model, INPUTS, head_reduction=[0, head])
+    assert state_of(model) == before
+
+
+def hold_hooks_of_all_kinds(model):
+    module = list(model.modules())[-1]
+    module.register_forward_pre_hook(lambda *_: None, with_kwargs=True)
+    module.register_forward_hook(lambda *_: None, always_call=True)
+    module.register_full_backward_hook(lambda *_: None)
+
+
+def test_state_of_sees_what_a_capture_could_leave():
+    changes = [
+        lambda model: model.bert.pooler.register_forward_hook(lambda *_: None),
+        lambda model: model.bert.pooler.register_forward_pre_hook(lambda *_: None),
+        lambda model: model.bert.pooler.register_full_backward_hook(lambda *_: None),
+        lambda model: model.bert.pooler.eval(),
+        lambda model: model.bert.pooler.requires_grad_(False),
+        lambda model: model.set_attn_implementation("eager"),
+        lambda model: setattr(model.config, "output_attentions", True),
+        lambda model: setattr(model, "_output_capturing_hooks_installed", True),
+        lambda model: torch.rand(1),
+    ]
+    for change in changes:
+        model = bert(attn_implementation="eager" if change is changes[6] else None).train()
+        before = state_of(model)
+        change(model)
+        assert state_of(model) != before
 
 
 def test_users_own_hooks_stay():
@@ -272,11 +351,203 @@ def test_borrowed_restores_the_random_state_after_draws():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_models_can_be_captured(dtype):
-    captured = capture(bert().to(dtype), INPUTS)
-    assert captured.matrices[0].dtype == torch.float32
-    np.testing.assert_allclose(captured.matrices[0].sum(-1), 1, atol=2e-2)
+# --- precision ---
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-3), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize("build", [bert, gpt2, llama, falcon, xlnet])
+def test_half_precision_models_give_float32_matrices(build, dtype, tolerance):
+    wanted = capture(build(), INPUTS).matrices
+    captured = capture(build().to(dtype), INPUTS)
+    assert captured.report.step == report_on(build()).step
+    for got, mean in zip(captured.matrices, wanted, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(real(got).sum(dim=-1), torch.ones(11), rtol=0, atol=tolerance)
+        torch.testing.assert_close(real(got), real(mean), rtol=0, atol=2e-2)
+
+
+# --- head reductions ---
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("reduction", "reduce"),
+    [
+        ("mean", lambda heads: heads.mean(dim=1)),
+        ("max", lambda heads: heads.amax(dim=1)),
+        ("min", lambda heads: heads.amin(dim=1)),
+        (0, lambda heads: heads[:, 0]),
+        (2, lambda heads: heads[:, 2]),
+        (-1, lambda heads: heads[:, 3]),
+        (np.int64(1), lambda heads: heads[:, 1]),
+        ([3], lambda heads: heads[:, 3]),
+        ([0, -1], lambda heads: (heads[:, 0] + heads[:, 3]) / 2),
+        ((2, 1, 0), lambda heads: heads[:, :3].mean(dim=1)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("build", "step"), [(bert, "interface"), (gpt2, "interface"), (falcon, "hooks"), (xlnet, "eager")]
+)
+def test_head_reductions_are_those_of_plain_eager(build, step, reduction, reduce):
+    captured = capture(build(), INPUTS, head_reduction=reduction)
+    assert (captured.report.step, captured.report.block_size) == (step, 3 if step == "interface" else None)
+    with torch.no_grad():
+        plain = build("eager")(**INPUTS, output_attentions=True) if build in (falcon, xlnet) else None
+        plain = plain or build(attn_implementation="eager")(**INPUTS, output_attentions=True)
+    for got, heads in zip(captured.matrices, plain.attentions, strict=True):
+        torch.testing.assert_close(real(got), real(reduce(heads)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "message"),
+    [
+        ("median", "unknown head_reduction 'median'"),
+        (1.5, "head"),
+        ([0, "1"], "head"),
+        ([], "head"),
+        (True, "head"),
+    ],
+)
+def test_unknown_head_reductions_are_refused_before_the_model_runs(reduction, message):
+    model, calls = bert(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(OptionError, match=message):
+        capture(model, INPUTS, head_reduction=reduction)
+    assert not calls
+
+
+# --- batches, masks ---
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("name", "with_positions"),
+    [
+        ("bert", True),
+        ("gpt2", True),
+        ("llama", False),
+        ("mistral", False),
+        ("t5", False),
+        ("gpt_oss", False),
+        ("falcon", False),
+        ("gptj", True),
+        ("bloom", False),
+        ("xlnet", False),
+    ],
+)
+def test_a_row_of_a_padded_batch_is_the_text_alone(name, with_positions, side):
+    model = of_table(name)()
+    draw = torch.Generator().manual_seed(1)
+    texts = [torch.randint(5, 25, (length,), generator=draw) for length in (9, 5)]
+    place = slice(4, 9) if side == "left" else slice(0, 5)
+    ids = torch.zeros(2, 9, dtype=torch.long)
+    ids[0], ids[1, place] = texts
+    mask = (ids != 0).long()
+    positions = {"position_ids": (mask.cumsum(dim=-1) - 1).clamp_min(0)} if with_positions else {}
+    batch = capture(model, {"input_ids": ids, "attention_mask": mask, **positions})
+    singles = [capture(model, {"input_ids": text[None], "attention_mask": torch.ones(1, len(text))}) for text in texts]
+    n_sinks = int(batch.report.has_sinks)
+    for got, first, second in zip(batch.matrices, *(each.matrices for each in singles), strict=True):
+        torch.testing.assert_close(got[0], first[0], rtol=0, atol=1e-6)
+        row = got[1, place]
+        keys = torch.cat([row[:, :n_sinks], row[:, n_sinks:][:, place]], dim=1)
+        torch.testing.assert_close(keys, second[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(row.sum(dim=-1), keys.sum(dim=-1), rtol=0, atol=1e-6)  # and none on padding
+
+
+SEEN = torch.ones(7, 7, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
+SEEN[1, :, :, 4:], SEEN[:, :, 3, 1] = False, False
+
+
+@pytest.mark.parametrize("block_size", [64, 3])
+@pytest.mark.parametrize("is_boolean", [False, True])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "falcon", "gptj"])
+def test_a_mask_of_each_query_and_key_is_read_as_by_plain_eager(name, is_boolean, block_size, monkeypatch):
+    monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", block_size)
+    added = torch.zeros(SEEN.shape).masked_fill(~SEEN, torch.finfo(torch.float32).min)
+    plain = of_table(name)("eager")
+    runner = plain.get_encoder() if plain.config.is_encoder_decoder else plain
+    with torch.no_grad():  # eager code adds ones and zeros to the scores, where sdpa reads what is boolean as a mask
+        wanted = runner(input_ids=IDS, attention_mask=added, output_attentions=True, use_cache=False).attentions
+    inputs = {"input_ids": IDS, "attention_mask": SEEN if is_boolean else added}
+    for got, heads in zip(capture(of_table(name)(), inputs).matrices, wanted, strict=True):
+        torch.testing.assert_close(got, heads.mean(dim=1), rtol=0, atol=1e-6)
+        assert not got[~SEEN[:, 0]].any()
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "falcon"])
+def test_a_mask_of_each_query_and_key_in_integers_is_refused(name):
+    with pytest.raises(CaptureError, match=r"an attention_mask .* must be boolean, or .* got torch.int64"):
+        capture(of_table(name)(), {"input_ids": IDS, "attention_mask": SEEN.long()})
+
+
+def test_an_attributor_refuses_a_mask_of_each_query_and_key():
+    encoding = {"input_ids": IDS, "attention_mask": torch.ones(2, 1, 7, 7)}
+    with pytest.raises(ArrayError, match=r"text 0 has 7 input_ids, but its attention_mask has shape \[1, 7, 7\]"):
+        Attributor(bert(), tokenizer())(encoding)
+
+
+# --- attention sinks ---
+
+
+@pytest.mark.parametrize("block_size", [64, 3])
+def test_a_sink_takes_what_the_rows_lack(monkeypatch, block_size):
+    monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", block_size)
+    captured = capture(of_table("gpt_oss")(), INPUTS)
+    with torch.no_grad():
+        plain = of_table("gpt_oss")("eager")(**INPUTS, output_attentions=True).attentions
+    assert captured.report.has_sinks
+    assert captured.report.block_size == block_size
+    assert "attention sink" in str(captured.report)
+    for got, heads in zip(captured.matrices, plain, strict=True):
+        assert got.shape == (2, 7, 8)
+        mean = heads.mean(dim=1)
+        torch.testing.assert_close(real(got, has_sinks=True), real(mean), rtol=0, atol=1e-6)
+        torch.testing.assert_close(real(got).sum(dim=-1), torch.ones(11), rtol=0, atol=1e-6)
+        torch.testing.assert_close(real(got)[:, 0], 1 - real(mean).sum(dim=-1), rtol=0, atol=1e-6)
+        assert float(real(got)[:, 0].max()) > 0.1  # else the test would see no sink
+
+
+@pytest.mark.parametrize(("reduction", "reduce"), [("max", "amax"), ("min", "amin")])
+def test_the_sink_is_reduced_as_one_of_the_keys(reduction, reduce):
+    captured = capture(of_table("gpt_oss")(), INPUTS, head_reduction=reduction)
+    with torch.no_grad():
+        plain = of_table("gpt_oss")("eager")(**INPUTS, output_attentions=True).attentions
+    for got, heads in zip(captured.matrices, plain, strict=True):
+        whole = torch.cat([1 - heads.sum(dim=-1, keepdim=True), heads], dim=-1)
+        torch.testing.assert_close(real(got), real(getattr(whole, reduce)(dim=1)), rtol=0, atol=1e-6)
+
+
+def test_models_without_a_sink_have_no_column_for_it(build_each_step):
+    captured = capture(build_each_step(), INPUTS)
+    assert not captured.report.has_sinks
+    assert {matrix.shape for matrix in captured.matrices} == {(2, 7, 7)}
+
+
+# --- giving away ---
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_receives_gets_each_matrix_once_and_in_order(build_each_step):
+    wanted, received = capture(build_each_step(), INPUTS).matrices, []
+    captured = capture(build_each_step(), INPUTS, receive=lambda index, matrix: received.append((index, matrix)))
+    assert captured.matrices == ()
+    assert [index for index, _ in received] == list(range(len(wanted)))
+    for (_, got), matrix in zip(received, wanted, strict=True):
+        assert torch.equal(got, matrix)
+
+
+def test_an_error_of_what_receives_is_passed_on_and_the_model_comes_back(build_each_step):
+    model = build_each_step()
+    before = state_of(model)
+
+    def fail(index, matrix):
+        raise KeyboardInterrupt(f"at {index}")
+
+    with pytest.raises(KeyboardInterrupt, match="at 0"):
+        capture(model, INPUTS, receive=fail)
+    assert state_of(model) == before
 
 
 @pytest.mark.gpu

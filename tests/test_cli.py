@@ -22,8 +22,8 @@ from tokenizer_makers import wordpiece
 import attnflow_hf
 from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
-from attnflow_hf.attribution import NORMALIZATIONS, SPECIAL_TOKENS
 from attnflow_hf.backends import METHODS
+from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
 
 TEXT = "the old cabinet don't open"
 FLOW = ("--backend", "networkx", "--method", "flow")

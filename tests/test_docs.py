@@ -70,17 +70,17 @@ STORIES = (
     "Lily had a big box of toys. She gave one to her brother because he was nice to her.",
 )
 ROWS_OF_POSITION_BIAS = re.findall(
-    r"^\| `(flow|rollout)` \| (\d)[^|]*\| (-?[\d.]+) \| (-?[\d.]+) \|$", README, flags=re.M
+    r"^\| `(flow|rollout)` \| `(auto|mean)`[^|]*\| (-?[\d.]+) \| (-?[\d.]+) \|$", README, flags=re.M
 )
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("method", "layer", "plain", "corrected"), ROWS_OF_POSITION_BIAS)
-def test_scores_follow_the_position_as_the_readme_says(method, layer, plain, corrected):
+@pytest.mark.parametrize(("method", "position", "plain", "corrected"), ROWS_OF_POSITION_BIAS)
+def test_scores_follow_the_position_as_the_readme_says(method, position, plain, corrected):
     attributor = Attributor.from_pretrained(shared_folder("models") / "stories260K")
     for correction, shown in (("none", plain), ("uniform", corrected)):
-        options = {"method": method, "layer": int(layer), "position_correction": correction, "normalize": "none"}
-        found = attributor(list(STORIES), **options)
+        options = {"method": method, "output_position": position, "position_correction": correction}
+        found = attributor(list(STORIES), **options, normalize="none")
         correlation = np.mean([spearmanr(each.scores, each.positions).statistic for each in found])
         np.testing.assert_allclose(correlation, float(shown), rtol=0, atol=0.01)
 

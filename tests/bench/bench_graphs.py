@@ -17,6 +17,7 @@ from graph_makers import make_graph, minilm_graph, mix, random_weights, softmax 
 from tiny_models import shared_folder  # noqa: E402
 
 from attnflow_hf.capture import capture  # noqa: E402
+from attnflow_hf.captured_graph import captured_graph  # noqa: E402
 from attnflow_hf.layer_graph import LayerGraph  # noqa: E402
 
 TEXT = (
@@ -95,7 +96,8 @@ def random_inputs(model: PreTrainedModel, n: int) -> dict[str, torch.Tensor]:
 
 
 def graph_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> LayerGraph:
-    return LayerGraph.from_attentions(capture(model, inputs).attentions)
+    captured = capture(model, inputs)
+    return captured_graph([matrix[0].numpy() for matrix in captured.matrices], captured.report)
 
 
 def synthetic_graphs(n: int) -> dict[str, LayerGraph]:

@@ -24,8 +24,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from attnflow_hf.backends import compute
 from attnflow_hf.capture import capture
+from attnflow_hf.captured_graph import captured_graph
 from attnflow_hf.errors import FloatArray, IntArray
-from attnflow_hf.layer_graph import LayerGraph
 
 NETWORKX_SINKS = {16: 16, 64: 3, 128: 1}
 """How many sinks are timed with NetworkX; at other sizes none."""
@@ -74,8 +74,9 @@ def measure_once(model: torch.nn.Module, inputs: dict[str, torch.Tensor], *, wit
 
     with torch.no_grad():
         run("sdpa", lambda: model(**inputs))
-    attentions = run("capture", lambda: capture(model, inputs)).attentions
-    graph = run("layer graph", lambda: LayerGraph.from_attentions(attentions))
+    captured = run("capture", lambda: capture(model, inputs))
+    matrices = [matrix[0].numpy() for matrix in captured.matrices]
+    graph = run("layer graph", lambda: captured_graph(matrices, captured.report))
     last = [graph.n_layers - 1]
     for method in ("raw", "rollout"):
         run(method, lambda method=method: compute(method, "numpy", graph, last, [0]))
