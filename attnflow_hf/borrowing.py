@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-_HOOKS_FLAG = "_output_capturing_hooks_installed"
+_MARKS = frozenset({"_output_capturing_hooks_installed", "forward"})
+"""What Transformers leaves in a module whose outputs it has recorded: in 5.0 a `forward` of its own."""
 _implementation: ContextVar[str | None] = ContextVar("attention implementation", default=None)
 
 
@@ -76,17 +77,17 @@ def _in_eval_state(model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[N
 
 @contextmanager
 def _hooks_as_they_were(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Take off the recording hooks that Transformers installs meanwhile, and no others."""
-    hooks = [(set(module._forward_hooks), _HOOKS_FLAG in module.__dict__) for module in modules]
+    """Take off what Transformers puts on modules meanwhile in order to record their outputs, and nothing else."""
+    before = [(set(module._forward_hooks), _MARKS & module.__dict__.keys()) for module in modules]
     try:
         yield
     finally:
-        for module, (hook_ids, was_flagged) in zip(modules, hooks, strict=True):
+        for module, (hook_ids, marks) in zip(modules, before, strict=True):
             for hook_id in set(module._forward_hooks) - hook_ids:
                 if getattr(module._forward_hooks[hook_id], "__module__", "").startswith("transformers."):
                     del module._forward_hooks[hook_id]
-            if not was_flagged:
-                module.__dict__.pop(_HOOKS_FLAG, None)
+            for mark in _MARKS & module.__dict__.keys() - marks:
+                del module.__dict__[mark]
 
 
 class _Switch:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, OLD
 from packaging.version import Version
 
 from attnflow_hf.capture import capture, report_on
@@ -46,23 +46,16 @@ REFUSED = {
     "timesformer": NOT_SQUARE,
     "yoso": NO_WEIGHTS,
 }
-NEEDS_EAGER: set[str] = set()
-"""Those whose default attention computes another output than eager, or is a class that tells no weights."""
 ONE_BLOCK: set[str] = set()
 """Those whose eager attention counts on all queries at once."""
 TELLS_NOTHING: set[str] = set()
 """Those of which Transformers itself gives no attentions to compare with."""
-if Version(transformers.__version__) < Version("5.23"):
-    NEEDS_EAGER |= {"beit", "diffllama", "gemma2", "nemotron", "t5gemma", "vaultgemma"}
-    REFUSED |= {"recurrent_gemma": NO_ATTENTION, "switch_transformers": "are no probabilities"}
+if OLD:
+    REFUSED |= {"recurrent_gemma": NO_ATTENTION, "diffllama": NO_ATTENTION}
+    REFUSED |= {"switch_transformers": "are no probabilities"}
     ONE_BLOCK, TELLS_NOTHING = {"gpt2"}, {"minimax"}
-    REFUSED |= {"diffllama": NO_ATTENTION}
 PRESENT = [each for each in ARCHITECTURES if Version(each.since) <= Version(transformers.__version__)]
 CAPTURED = [each for each in PRESENT if each.name not in REFUSED]
-
-
-def build(architecture):
-    return architecture.build(attn_implementation="eager" if architecture.name in NEEDS_EAGER else None)
 
 
 def run_plain(architecture, inputs):
@@ -89,7 +82,7 @@ def real_rows(inputs, *values):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # deberta and others, at import
 @pytest.mark.parametrize("architecture", CAPTURED, ids=lambda each: each.name)
 def test_captured_exactly(architecture):
-    model = build(architecture)
+    model = architecture.build()
     for padded in (False, True):
         inputs = architecture.inputs(padded=padded)
         captured = capture(model, inputs)
@@ -111,9 +104,9 @@ def test_captured_exactly(architecture):
 @pytest.mark.parametrize("architecture", CAPTURED, ids=lambda each: each.name)
 def test_blocks_of_queries_change_nothing(architecture, monkeypatch):
     inputs = architecture.inputs()
-    whole = capture(build(architecture), inputs)
+    whole = capture(architecture.build(), inputs)
     monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", 5)
-    in_blocks = capture(build(architecture), inputs)
+    in_blocks = capture(architecture.build(), inputs)
     is_cut = whole.report.step == "interface" and architecture.name not in ONE_BLOCK
     assert in_blocks.report.block_size == (5 if is_cut else None)
     for got, wanted in zip(in_blocks.matrices, whole.matrices, strict=True):
@@ -144,7 +137,7 @@ def test_the_step_taken_is_told(name, step):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-@pytest.mark.skipif(set() != NEEDS_EAGER, reason="the README counts the newest Transformers alone")
+@pytest.mark.skipif(OLD, reason="the README counts the newest Transformers alone")
 def test_the_readme_counts_what_is_captured():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     reports = [report_on(each.build(), with_decoder=each.kind in DECODED, like=each.inputs()) for each in CAPTURED]

@@ -9,8 +9,8 @@ from tiny_models import BERT, bert, gpt2, llama, make, minilm_folder, shared_fol
 from transformers import AutoModel, AutoTokenizer, ByT5Tokenizer
 
 from attnflow_hf import Attribution, Attributor, LayerGraph, Options, flow, rollout
-from attnflow_hf.loading import EMBEDDED_MODEL
 from attnflow_hf.errors import CaptureError, OptionError, PositionError, TextError, TokenizerError
+from attnflow_hf.loading import EMBEDDED_MODEL
 
 TEXTS = ["the key to the old cabinets is on a table", "the key", "one longer text and another text", "the cat sat"]
 MODELS = {"bert": bert, "gpt2": gpt2, "llama": llama}

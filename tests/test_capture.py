@@ -255,14 +255,14 @@ def test_models_that_cannot_be_captured_are_refused_and_given_back(config, model
 
 
 def test_eager_attention_that_looks_ahead_is_refused(monkeypatch):
-    gpt2_file = transformers.models.gpt2.modeling_gpt2
-    plain = gpt2_file.eager_attention_forward
+    llama_file = transformers.models.llama.modeling_llama
+    plain = llama_file.eager_attention_forward
 
     def without_mask(module, query, key, value, attention_mask, **options):
         return plain(module, query, key, value, None, **options)
 
-    monkeypatch.setattr(gpt2_file, "eager_attention_forward", without_mask)
-    model = gpt2()
+    monkeypatch.setattr(llama_file, "eager_attention_forward", without_mask)
+    model = llama()
     before = state_of(model)
     with pytest.raises(CaptureError, match="real tokens attend to padding in layer 0"):
         capture(model, INPUTS)
@@ -386,7 +386,7 @@ def test_half_precision_models_give_float32_matrices(build, dtype, tolerance):
     ],
 )
 @pytest.mark.parametrize(
-    ("build", "step"), [(bert, "interface"), (gpt2, "interface"), (falcon, "hooks"), (xlnet, "eager")]
+    ("build", "step"), [(bert, "interface"), (llama, "interface"), (falcon, "hooks"), (xlnet, "eager")]
 )
 def test_head_reductions_are_those_of_plain_eager(build, step, reduction, reduce):
     captured = capture(build(), INPUTS, head_reduction=reduction)

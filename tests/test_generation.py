@@ -198,7 +198,7 @@ def test_a_model_without_a_language_model_head_cannot_generate(model):
 
 @pytest.mark.parametrize("inputs", [[TEXT], {"input_ids": [[2, 5, 6]]}])
 def test_it_takes_one_text(inputs):
-    with pytest.raises(OptionError, match="generate takes one text, got (list|dict); call it for each text"):
+    with pytest.raises(OptionError, match=r"generate takes one text, got (list|dict); call it for each text"):
         Attributor(gpt2(), tokenizer()).generate(inputs)
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 import transformers
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, OLD
 from tiny_models import SIZES, bert, llama
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -362,6 +362,7 @@ def test_the_probe_fits_into_a_model_of_few_positions(n_positions):
 # --- an error of Transformers that a capture steps around ---
 
 
+@pytest.mark.skipif(OLD, reason="Transformers 5.0 makes the mask that eager code reads")
 def test_falcon_attends_to_later_tokens_where_it_is_asked_for_attentions_and_a_capture_does_not():
     model, eager = build("falcon"), build("falcon", "eager")
     assert model.config._attn_implementation == "sdpa"

@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, NEEDS_EAGER
 from tiny_models import bert, make, tokenizer
 
 from attnflow_hf import Attribution, Attributor, LayerGraph, Options, flow, rollout
@@ -29,7 +29,8 @@ SOUND = ("wav2vec2", "hubert", "wavlm")
 
 def build(name, **options):
     known = BY_NAME[name]
-    return make(known.config, known.model, **{**copy.deepcopy(known.options), **options})
+    own = {"attn_implementation": "eager"} if name in NEEDS_EAGER else {}
+    return make(known.config, known.model, **{**copy.deepcopy(known.options), **own, **options})
 
 
 def image(height=32, width=32, n=1):
