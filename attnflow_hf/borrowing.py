@@ -46,12 +46,16 @@ def borrowed(
         if exclusive:
             stack.enter_context(_hooks_as_they_were(modules))
         if keep_random_state:
-            devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
-            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(torch.random.fork_rng(devices=cuda_devices(model)))
         stack.enter_context(torch.no_grad())
         token = _implementation.set(implementation)
         stack.callback(_implementation.reset, token)
         yield
+
+
+def cuda_devices(model: nn.Module) -> list[int]:
+    """Return the indices of the CUDA devices that hold parts of a model."""
+    return sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
 
 
 def own_implementation(model: PreTrainedModel) -> str | None:

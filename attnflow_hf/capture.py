@@ -33,11 +33,13 @@ class Capture:
             Empty where they were given to `receive`.
         logits: The output of the model's head, or `None` where it has none.
         report: How it was captured.
+        is_half: Whether the model computes in float16 or bfloat16.
     """
 
     matrices: tuple[torch.Tensor, ...]
     logits: torch.Tensor | None
     report: CaptureReport
+    is_half: bool = False
 
 
 def capture(
@@ -81,7 +83,7 @@ def capture(
             f"{report.model} computed {store.n_received} attentions where {len(report.sites)} were expected; was it "
             "changed after its first capture, or is it used by a hook of its own?"
         )
-    return Capture(store.finished(), outputs.get("logits"), report)
+    return Capture(store.finished(), outputs.get("logits"), report, model.dtype.itemsize < 4)
 
 
 def report_on(

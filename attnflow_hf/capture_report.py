@@ -45,7 +45,7 @@ class CaptureReport:
         is_causal: Whether no token sees a later one.
         has_sinks: Whether rows sum to less than 1, as part of the attention goes to a learned sink.
         mixes_elsewhere: Whether tokens meet outside of these attentions too (convolutions, state spaces), which the
-            layer graph does not see; `None` where it was not tried.
+            layer graph does not see; `None` where that could not be tried.
         block_size: How many queries go through the attention at once; `None` for all.
         draws_random: Whether the forward pass draws random numbers, even in eval state.
         verified: What was compared, and how far it was apart.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attnflow_hf.attentions import HALF_ROW_SUM_TOLERANCE, check_probabilities
+from attnflow_hf.attentions import ROW_SUM_TOLERANCE, check_probabilities
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER, CaptureReport
 from attnflow_hf.errors import FloatArray, check_memory
 from attnflow_hf.layer_graph import LayerGraph, mix_residual, normalize_rows
@@ -51,7 +51,7 @@ def captured_graph(
     report: CaptureReport,
     *,
     residual_weight: float = 0.5,
-    are_head_means: bool = True,
+    row_sum_tolerance: float = ROW_SUM_TOLERANCE,
 ) -> LayerGraph:
     """Return the layer graph of one text's captured attentions.
 
@@ -72,7 +72,8 @@ def captured_graph(
         matrices: For each site of the report float32 `[query, key]`, heads reduced, without padding.
         report: How they were captured.
         residual_weight: The share `r` of the residual connection, 0 to 1.
-        are_head_means: Whether each row must sum to 1 already, as the mean over heads does.
+        row_sum_tolerance: How far a row may be from 1 before it is divided by its sum: little for means over heads,
+            `inf` for a maximum or minimum.
 
     Returns:
         A graph whose rows sum to 1.
@@ -106,8 +107,7 @@ def captured_graph(
         array([[0.3125, 0.1875, 0.5   ]])
     """
     for number, (site, matrix) in enumerate(zip(report.sites, matrices, strict=True)):
-        tolerance = HALF_ROW_SUM_TOLERANCE if are_head_means else np.inf
-        check_probabilities(matrix[None], site.layer if not report.has_decoder else number, tolerance)
+        check_probabilities(matrix[None], site.layer if not report.has_decoder else number, row_sum_tolerance)
     build = _joint_stages if report.has_decoder else _stages
     return LayerGraph.of_own(build(matrices, report, residual_weight))
 

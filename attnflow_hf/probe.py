@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from attnflow_hf.attention_function import Recorder, recording
-from attnflow_hf.borrowing import borrowed, own_implementation
+from attnflow_hf.borrowing import borrowed, cuda_devices, own_implementation
 from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import call, reported_attentions, run
@@ -85,9 +85,10 @@ class _Trial:
         n_decoder = N_DECODER_TOKENS if with_decoder else None
         n_real = None if mask is None else int(mask.sum())
         self.lengths = Lengths(None if mask is None else int(mask.shape[1]), n_real, n_decoder)
-        before = torch.get_rng_state()
-        self.own = self._plain(None)
-        self.draws_random = not torch.equal(before, torch.get_rng_state())
+        with torch.random.fork_rng(devices=cuda_devices(model)):
+            before = _random_states(model)
+            self.own = self._plain(None, keep_random_state=False)
+            self.draws_random = any(not torch.equal(*pair) for pair in zip(before, _random_states(model), strict=True))
         self.uses_interface = False
 
     def interface(self, block_size: int | None) -> CaptureReport:
@@ -102,7 +103,7 @@ class _Trial:
 
         recorder = Recorder(matrices.append, block_size=block_size and _PROBE_BLOCK, look=look)
         with watched_layers(self.model) as running:
-            outputs = run(self.model, self.inputs, CaptureReport(self.name, "interface"), recorder)
+            outputs = run(self.model, self.inputs, self._draft("interface"), recorder)
         if not matrices:
             raise NotProvenError("none of its attentions goes through Transformers' attention interface")
         worst = max(each.value_error for each in calls)
@@ -129,7 +130,7 @@ class _Trial:
         calls = [each for each, _ in reported]
         means = [weights.mean(dim=1, dtype=torch.float32) for _, weights in reported]
         matrices: list[torch.Tensor] = []
-        plan = CaptureReport(self.name, "hooks", sites=tuple(each.as_site() for each in calls))
+        plan = replace(self._draft("hooks"), sites=tuple(each.as_site() for each in calls))
         outputs = run(self.model, self.inputs, plan, Recorder(matrices.append))
         if [matrix.shape for matrix in matrices] != [mean.shape for mean in means]:
             raise NotProvenError("hooks do not see the attentions that it reports")
@@ -172,17 +173,18 @@ class _Trial:
         n_layers, without = residual_layers(config, sites, has_decoder=self.with_decoder)
         verified = [f"output = that without capture (difference {own:.0e})", "all weights are probabilities"]
         verified += ["no weight on padding"] * is_text + ["no weight on later tokens"] * (is_text and facts.is_causal)
-        return CaptureReport(
-            self.name,
-            step,
+        return replace(
+            self._draft(step),
             sites=tuple(sites),
             n_layers=n_layers,
             residual_layers=without,
             is_causal=is_text and facts.is_causal,
             has_sinks=has_sinks,
-            draws_random=self.draws_random,
             verified=tuple(verified),
         )
+
+    def _draft(self, step: str) -> CaptureReport:
+        return CaptureReport(self.name, step, draws_random=self.draws_random)
 
     def mixes_elsewhere(self, report: CaptureReport) -> bool | None:
         """Return whether a token reaches another one although all attentions give nothing; `None` if not tried."""
@@ -198,7 +200,12 @@ class _Trial:
         changed = ids.clone()
         middle = n_real // 2
         changed[0, middle] = next((each for each in ids[0, :n_real] if each != ids[0, middle]), ids[0, middle])
-        first, second = (self._silent_states(model, each, report) for each in (ids, changed))
+        try:
+            first, second = (self._silent_states(model, each, report) for each in (ids, changed))
+        except CaptureError:  # the model without its head takes other inputs
+            return None
+        if first.ndim != 3 or first.shape[1] != self.lengths.n_all:
+            return None
         others = [position for position in range(n_real) if position != middle]
         return bool((first[0, others] != second[0, others]).any())
 
@@ -206,10 +213,15 @@ class _Trial:
         silent = Recorder(lambda _: None, block_size=None, silent=True)
         return _main_tensor(run(model, self.inputs | {"input_ids": ids}, report, silent))
 
-    def _plain(self, implementation: str | None, *, output_attentions: bool = False) -> Any:
+    def _plain(
+        self, implementation: str | None, *, output_attentions: bool = False, keep_random_state: bool = True
+    ) -> Any:
         """Return the output without capture: by the model's own implementation (`None`), or another."""
         borrowing = borrowed(
-            self.model, implementation=implementation, exclusive=output_attentions, keep_random_state=True
+            self.model,
+            implementation=implementation,
+            exclusive=output_attentions,
+            keep_random_state=keep_random_state,
         )
         with borrowing, recording(None):
             return call(self.model, self.inputs, output_attentions=output_attentions)
@@ -233,7 +245,7 @@ class _Trial:
 
     def _difference(self, outputs: Any, wanted: Any) -> float:
         """Return how far two outputs are apart on real tokens, as a share of the second."""
-        first, second = (_main_tensor(each).double().cpu() for each in (outputs, wanted))
+        first, second = (_main_tensor(each).cpu().double() for each in (outputs, wanted))
         if self.lengths.n_real is not None and first.ndim > 2 and first.shape[1] == self.lengths.n_all:
             first, second = first[:, : self.lengths.n_real], second[:, : self.lengths.n_real]
         return float((first - second).norm() / second.norm().clamp_min(1e-30))
@@ -249,10 +261,14 @@ def _as_call(part: str, layer: int, weights: Any) -> Call:
 def _value_error(value: torch.Tensor, output: torch.Tensor, weights: torch.Tensor) -> float:
     """Return how far the weights times the values are from an attention's output `[batch, query, head, size]`."""
     shared = value.repeat_interleave(weights.shape[1] // value.shape[1], dim=1)  # grouped queries share values
-    wanted = torch.matmul(weights.double(), shared.double()).transpose(1, 2)
+    wanted = torch.matmul(weights.cpu().double(), shared.cpu().double()).transpose(1, 2)
     if wanted.shape != output.shape:
         return float("inf")
-    return float((wanted - output.double()).norm() / wanted.norm().clamp_min(1e-30))
+    return float((wanted - output.cpu().double()).norm() / wanted.norm().clamp_min(1e-30))
+
+
+def _random_states(model: PreTrainedModel) -> list[torch.Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda_devices(model))]
 
 
 def _main_tensor(outputs: Any) -> torch.Tensor:

@@ -147,7 +147,7 @@ def check_matrices(matrices: Sequence[torch.Tensor], sites: Sequence[Site], leng
     for site, matrix in zip(sites, matrices, strict=True):
         queries = lengths.n_real if site.part == ENCODER else lengths.n_decoder
         keys = lengths.n_decoder if site.part == DECODER else lengths.n_real
-        rows = matrix[0, :queries].double()
+        rows = matrix[0, :queries].cpu().double()
         if not bool(torch.isfinite(rows).all()) or float(rows.min()) < 0:
             raise NotProvenError(
                 f"the attentions of layer {site.layer} are no probabilities: scores from before the softmax?"
@@ -155,7 +155,10 @@ def check_matrices(matrices: Sequence[torch.Tensor], sites: Sequence[Site], leng
         if keys is not None and bool((rows[:, keys:] > 1e-6).any()):
             raise NotProvenError(f"real tokens attend to padding in layer {site.layer}")
         sums.append(rows[:, :keys].sum(dim=-1))
-        if site.part != CROSS:
-            causal.append(not bool(torch.triu(rows[:, :keys], diagonal=1).any()))
-    every = torch.cat([each.cpu() for each in sums])
+        looks_back = not bool(torch.triu(rows[:, :keys], diagonal=1).any())
+        if site.part == DECODER and not looks_back:
+            raise NotProvenError(f"layer {site.layer} of its decoder attends to later tokens")
+        if site.part == ENCODER:
+            causal.append(looks_back)
+    every = torch.cat(sums)
     return Sums(float(every.min()), float(every.max()), all(causal))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from attnflow_hf.attentions import HeadReduction
+from attnflow_hf.attentions import HALF_ROW_SUM_TOLERANCE, ROW_SUM_TOLERANCE, HeadReduction
 from attnflow_hf.capture import Capture, capture, report_on
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER, CaptureReport
 from attnflow_hf.captured_graph import GraphLayout, Matrix, captured_graph, layout_of
@@ -33,7 +33,7 @@ class Reading:
         layout: Where the tokens stand in the graph.
         matrices: float32 `[query, key]` for each site of the report, without padding; empty if folded.
         logits: The output of the model's head, or `None`.
-        are_head_means: Whether the matrices are means over heads, whose rows sum to 1.
+        row_sum_tolerance: How far their rows may be from 1.
         rollouts: `[layer, position, node]`, where rollout was folded while the model ran.
     """
 
@@ -42,7 +42,7 @@ class Reading:
     layout: GraphLayout
     matrices: tuple[Matrix, ...]
     logits: torch.Tensor | None
-    are_head_means: bool
+    row_sum_tolerance: float
     rollouts: FloatArray | None = None
 
     @property
@@ -60,7 +60,7 @@ class Reading:
         """
         try:
             return captured_graph(
-                self.matrices, self.report, residual_weight=residual_weight, are_head_means=self.are_head_means
+                self.matrices, self.report, residual_weight=residual_weight, row_sum_tolerance=self.row_sum_tolerance
             )
         except ArrayError as error:
             raise CaptureError(f"{self.report.model} cannot be explained: {error}") from error
@@ -173,12 +173,14 @@ def _reading(
         matrix[row, : ends[site.part][0], : ends[site.part][1] + sink].numpy()
         for site, matrix in zip(report.sites, captured.matrices, strict=False)
     ]
+    are_head_means = not isinstance(head_reduction, str) or head_reduction == "mean"
+    tolerance = HALF_ROW_SUM_TOLERANCE if captured.is_half else ROW_SUM_TOLERANCE
     return Reading(
         tokens=sample.tokens if sample.decoder is None else Tokens.joined(sample.tokens, sample.decoder),
         report=report,
         layout=layout_of(report, n_tokens, n_decoder),
         matrices=tuple(matrices),
         logits=None if captured.logits is None else captured.logits[row],
-        are_head_means=not isinstance(head_reduction, str) or head_reduction == "mean",
+        row_sum_tolerance=tolerance if are_head_means else np.inf,
         rollouts=rollouts,
     )

@@ -44,8 +44,7 @@ class RolloutFold:
     def receive(self, index: int, weights: torch.Tensor) -> None:
         """Fold the attention of a site, `[batch, query, key]`, and the layers without attention below it."""
         self._repeat_up_to(self.report.sites[index].layer, weights)
-        exact = torch.float32 if weights.device.type == "mps" else torch.float64
-        mixed = weights.to(exact)
+        mixed = weights.to(_exact_type(weights.device))
         mixed.mul_((1 - self.residual_weight) / mixed.sum(dim=-1, keepdim=True).clamp_min(1e-30))
         if self.report.has_sinks:
             mixed = mixed[..., 1:]
@@ -62,10 +61,14 @@ class RolloutFold:
         while self.positions is not None and len(self.rows) < layer:
             if self.matrix is None and weights is not None:
                 n_tokens = weights.shape[1]
-                self.matrix = torch.eye(n_tokens, dtype=torch.float64).expand(weights.shape[0], -1, -1)
-                self.matrix = self.matrix.to(weights.device)
+                start = torch.eye(n_tokens, dtype=_exact_type(weights.device), device=weights.device)
+                self.matrix = start.expand(weights.shape[0], -1, -1)
             self._keep_rows()
 
     def _keep_rows(self) -> None:
         if self.positions is not None and self.matrix is not None:
             self.rows.append([self.matrix[sample, rows].cpu() for sample, rows in enumerate(self.positions)])
+
+
+def _exact_type(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

@@ -87,10 +87,10 @@ def test_what_is_no_probability_is_refused(matrix, message):
 
 def test_rows_that_are_no_head_means_are_divided_by_their_sums():
     report = CaptureReport("Tiny", "interface", (Site("encoder", 0, 1),), n_layers=1)
-    graph = captured_graph([np.float32([[1, 1], [0, 3]])], report, residual_weight=0, are_head_means=False)
+    graph = captured_graph([np.float32([[1, 1], [0, 3]])], report, residual_weight=0, row_sum_tolerance=np.inf)
     np.testing.assert_array_equal(graph.weights[0], [[0.5, 0.5], [0, 1]])
     with pytest.raises(ArrayError, match="layer 0, row 1 sums to 0"):
-        captured_graph([np.float32([[1, 1], [0, 0]])], report, are_head_means=False)
+        captured_graph([np.float32([[1, 1], [0, 0]])], report, row_sum_tolerance=np.inf)
 
 
 # Attention sinks

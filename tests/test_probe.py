@@ -378,3 +378,14 @@ def test_falcon_attends_to_later_tokens_where_it_is_asked_for_attentions_and_a_c
     for got, weights in zip(captured.matrices, right.attentions, strict=True):
         torch.testing.assert_close(got, weights.mean(dim=1), rtol=0, atol=1e-6)
         assert not torch.triu(got, diagonal=1).any()
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_forward_pass_that_draws_random_numbers_leaves_their_state(draws):
+    model = bert()
+    if draws:
+        model.bert.embeddings.register_forward_hook(lambda *_: torch.rand(3) is None or None)
+    before = torch.get_rng_state()
+    assert report_on(model).draws_random is draws
+    capture(model, INPUTS)
+    assert torch.equal(torch.get_rng_state(), before)
