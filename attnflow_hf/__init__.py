@@ -15,6 +15,7 @@ _HOMES = {
     "FlowResult": "attnflow_hf.flow_result",
     "LayerGraph": "attnflow_hf.layer_graph",
     "Options": "attnflow_hf.options",
+    "attach": "attnflow_hf.pipeline",
     "flow": "attnflow_hf.backends",
     "register_backend": "attnflow_hf.backends",
     "rollout": "attnflow_hf.backends",
@@ -26,6 +27,7 @@ __all__ = [
     "FlowResult",
     "LayerGraph",
     "Options",
+    "attach",
     "flow",
     "register_backend",
     "rollout",
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from attnflow_hf.flow_result import FlowResult
     from attnflow_hf.layer_graph import LayerGraph
     from attnflow_hf.options import Options
+    from attnflow_hf.pipeline import attach
 
 
 def __getattr__(name: str) -> Any:

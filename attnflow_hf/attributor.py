@@ -20,9 +20,9 @@ from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import OptionError, SaturationWarning
 from attnflow_hf.generation import generate
 from attnflow_hf.given import Given, given, is_single
-from attnflow_hf.inputs import Text
+from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.loading import load_model
-from attnflow_hf.options import Options, OutputPosition
+from attnflow_hf.options import Options, OutputPosition, check_generation_options
 from attnflow_hf.prediction import predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
 from attnflow_hf.readout import resolve_position
@@ -238,24 +238,36 @@ class Attributor:
         if isinstance(text, (list, Mapping)):
             raise OptionError(f"generate takes one text, got {type(text).__name__}; call it for each text")
         chosen = options or Options()
-        if chosen.output_position != "auto" or chosen.layer == "all" or chosen.keep != "layers":
-            raise OptionError("generate explains each token from the position that predicted it, in one layer")
+        check_generation_options(chosen)
         prompt = given(self.model, self.tokenizer, text, truncation=truncation).samples[0]
         sample, new_ids = generate(
             self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, generation_config=generation_config
         )
-        reading = next(reading for _, reading in self._read(Given([sample]), chosen))
+        results = self.explain_generated(sample, new_ids, method=method, options=chosen)
+        self._warn_of_saturation(results)
+        return results
+
+    def explain_generated(
+        self, sample: Sample, new_ids: Sequence[int], *, method: str, options: Options
+    ) -> list[Attribution]:
+        """Return one attribution for each generated token, from one forward pass over all of them.
+
+        Args:
+            sample: The prompt and all generated tokens but the last; of an encoder-decoder model what both halves read.
+            new_ids: The generated ids.
+            method: As in `__call__`.
+            options: The options of `__call__`; the output position is that of each token.
+        """
+        reading = next(reading for _, reading in self._read(Given([sample]), options))
         positions = list(range(reading.layout.n_outputs - len(new_ids), reading.layout.n_outputs))
-        work = _work(len(sample), chosen) * len(positions) * len(reading.layout.stages)
-        backend = choose_backend(method, chosen.backend, work)
-        found = score(reading, self._wrapped, method, backend, chosen, positions=positions)
-        results = [
+        work = _work(len(sample), options) * len(positions) * len(reading.layout.stages)
+        backend = choose_backend(method, options.backend, work)
+        found = score(reading, self._wrapped, method, backend, options, positions=positions)
+        return [
             replace(each, prediction=predict_token(self.tokenizer, logits[0], token_id))
             for each, logits, token_id in zip(found, map(reading.logits_at, positions), new_ids, strict=True)
             if logits is not None
         ]
-        self._warn_of_saturation(results)
-        return results
 
     def compare(
         self,
@@ -343,6 +355,19 @@ class Attributor:
                 method: score(reading, self._wrapped, method, backend, options)[0] for method, backend in chosen.items()
             }
         return [results[index] for index in range(len(results))]
+
+    def explain_reading(self, reading: Reading, *, method: str, options: Options) -> Attribution:
+        """Return the attribution of what the model has made of an input already, as a pipeline has it.
+
+        Args:
+            reading: What the model made of it.
+            method: As in `__call__`.
+            options: The options of `__call__`.
+        """
+        n_layers = len(reading.layout.stages)
+        work = _work(len(reading.tokens), options) * n_layers * (n_layers if options.layer == "all" else 1)
+        backend = choose_backend(method, options.backend, work)
+        return score(reading, self._wrapped, method, backend, options)[0]
 
     def _read(self, inputs: Given, options: Options) -> Iterator[tuple[int, Reading]]:
         """Yield each input's index and what the model made of it, in the order of the forward passes."""

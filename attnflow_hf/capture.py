@@ -75,14 +75,9 @@ def capture(
     inputs = _with_additive_mask(inputs, model)
     report = report_on(model, with_decoder="decoder_input_ids" in inputs, like=inputs)
     runner = _runner(model, report.has_decoder)
-    store = _Store(report, inputs, receive)
+    store = Store(report, inputs, receive)
     recorder = Recorder(store.receive, head_reduction, block_size=report.block_size, has_sinks=report.has_sinks)
     outputs = run(runner, inputs, report, recorder)
-    if store.n_received != len(report.sites):
-        raise CaptureError(
-            f"{report.model} computed {store.n_received} attentions where {len(report.sites)} were expected; was it "
-            "changed after its first capture, or is it used by a hook of its own?"
-        )
     return Capture(store.finished(), outputs.get("logits"), report, model.dtype.itemsize < 4)
 
 
@@ -129,15 +124,16 @@ def _with_additive_mask(inputs: Mapping[str, torch.Tensor], model: PreTrainedMod
     return {**inputs, "attention_mask": added.masked_fill(~mask, torch.finfo(model.dtype).min)}
 
 
-class _Store:
+class Store:
     """Keeps what a recorder hands on, on the CPU; copies from a GPU run beside the next layer's work."""
 
     def __init__(
         self,
         report: CaptureReport,
         inputs: Mapping[str, torch.Tensor],
-        receive: Callable[[int, torch.Tensor], None] | None,
+        receive: Callable[[int, torch.Tensor], None] | None = None,
     ) -> None:
+        """Take note of what the shapes must be, and of who gets the matrices instead."""
         self.report = report
         self.n_tokens = int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
         self.n_decoder = int(inputs["decoder_input_ids"].shape[1]) if report.has_decoder else None
@@ -147,6 +143,7 @@ class _Store:
         self.streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def receive(self, matrix: torch.Tensor) -> None:
+        """Take the next site's matrix `[batch, query, key]`."""
         index, self.n_received = self.n_received, self.n_received + 1
         self._check_shape(index, matrix)
         if self.given_away is not None and index < len(self.report.sites):
@@ -169,6 +166,16 @@ class _Store:
             )
 
     def finished(self) -> tuple[torch.Tensor, ...]:
+        """Return all matrices, one for each site.
+
+        Raises:
+            CaptureError: There were more or fewer attentions than the report tells of.
+        """
+        if self.n_received != len(self.report.sites):
+            raise CaptureError(
+                f"{self.report.model} computed {self.n_received} attentions where {len(self.report.sites)} were "
+                "expected; was it changed after its first capture, or is it used by a hook of its own?"
+            )
         for stream in self.streams.values():
             stream.synchronize()
         return tuple(self.matrices)

@@ -85,13 +85,18 @@ class CaptureReport:
             notes.append("tokens also meet outside of attention (state spaces, convolutions), which no score shows")
         return tuple(notes)
 
+    def _direction(self) -> str:
+        if self.has_decoder:
+            return "the encoder sees all of its input, the decoder that and what is before"
+        return "causal" if self.is_causal else "each token sees all"
+
     def __str__(self) -> str:
         """Return the report as text, a line for each fact."""
         heads = sorted(set(self.n_heads))
         lines = [
             f"{self.model}: captured by {STEPS[self.step]}",
             f"  layers     {self.n_layers}, with {len(self.sites)} attentions of {' or '.join(map(str, heads))} heads",
-            f"  direction  {'causal' if self.is_causal else 'each token sees all'}",
+            f"  direction  {self._direction()}",
         ]
         if self.has_sinks:
             lines.append("  sinks      rows sum to less than 1; what is missing goes to an attention sink of its own")

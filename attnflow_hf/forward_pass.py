@@ -30,6 +30,19 @@ def run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], report: Capt
     Raises:
         CaptureError: The model fails on these inputs.
     """
+    with capturing(model, report, recorder):
+        return call(model, inputs)
+
+
+@contextmanager
+def capturing(model: PreTrainedModel, report: CaptureReport, recorder: Recorder) -> Iterator[None]:
+    """Let each forward pass of `model` in this thread hand its attentions to `recorder`, whoever calls it.
+
+    Args:
+        model: The model; it is given back as it came.
+        report: Tells the step, and for hooks the sites.
+        recorder: Takes the attentions.
+    """
     is_streamed = report.step == "interface"
     borrowing = borrowed(
         model,
@@ -37,13 +50,34 @@ def run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], report: Capt
         exclusive=not is_streamed,
         keep_random_state=report.draws_random,
     )
-    with borrowing, reducing_hooks(model, report.sites if report.step == "hooks" else (), recorder):
-        with recorder.recording():
-            outputs = call(model, inputs, output_attentions=not is_streamed)
-        if report.step == "eager":
+    sites = report.sites if report.step == "hooks" else ()
+    asking = _asking_for_attentions(model, report.step, recorder)
+    with borrowing, reducing_hooks(model, sites, recorder), recorder.recording(), asking:
+        yield
+
+
+@contextmanager
+def _asking_for_attentions(model: PreTrainedModel, step: str, recorder: Recorder) -> Iterator[None]:
+    """Where the interface does not do it, let the model return its attentions, and take them if no hook has."""
+
+    def ask(module: Any, args: Any, named: dict[str, Any]) -> Any:
+        return (args, named | {"output_attentions": True}) if recorder.is_active() else None
+
+    def take(module: Any, args: Any, outputs: Any) -> None:
+        if recorder.is_active():
             for _, _, weights in reported_attentions(outputs):
                 recorder.take(weights)
-    return outputs
+
+    handles = []
+    if step != "interface":
+        handles.append(model.register_forward_pre_hook(ask, with_kwargs=True))
+    if step == "eager":
+        handles.append(model.register_forward_hook(take))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def call(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], *, output_attentions: bool = False) -> Any:

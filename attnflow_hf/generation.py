@@ -58,10 +58,10 @@ def generate(
     if model.config.is_encoder_decoder:
         return Sample(sample.tokens, sample.features, Tokens.from_ids(ids[:-1], tokenizer)), ids[1:]
     n_prompt = len(sample.tokens)
-    return _continued(sample, ids[:-1], tokenizer), ids[n_prompt:]
+    return continued(sample, ids[:-1], tokenizer), ids[n_prompt:]
 
 
-def _continued(sample: Sample, ids: list[int], tokenizer: Any) -> Sample:
+def continued(sample: Sample, ids: list[int], tokenizer: Any) -> Sample:
     """Return the prompt with further ids; with character offsets, if the tokenizer reads its own text the same way."""
     n_prompt = len(sample.tokens)
     features = {"input_ids": torch.tensor(ids)}

@@ -48,3 +48,9 @@ class Options:
             raise OptionError(
                 "keep='rollout' folds while the model runs: it has no position_correction and no choice of a backend"
             )
+
+
+def check_generation_options(options: Options) -> None:
+    """Raise `OptionError` for what generated tokens do not have."""
+    if options.output_position != "auto" or options.layer == "all" or options.keep != "layers":
+        raise OptionError("generated tokens are explained from the position that predicted it, in one layer")

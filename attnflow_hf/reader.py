@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
@@ -84,7 +85,7 @@ def read_samples(
         batch = [samples[index] for index in indices]
         captured = capture(model, _inputs(model, tokenizer, batch), head_reduction=head_reduction)
         for row, index in enumerate(indices):
-            yield index, _reading(captured, row, batch[row], head_reduction)
+            yield index, reading_of(captured, row, batch[row], is_head_mean=is_head_mean(head_reduction))
 
 
 def fold_samples(
@@ -118,7 +119,7 @@ def fold_samples(
         for row, index in enumerate(indices):
             n_tokens = len(batch[row])
             kept = torch.stack([layer[row][:, :n_tokens] for layer in fold.rows]).double().numpy()
-            yield index, _reading(captured, row, batch[row], head_reduction, rollouts=kept)
+            yield index, reading_of(captured, row, batch[row], rollouts=kept)
 
 
 def read_signals(
@@ -142,7 +143,12 @@ def read_signals(
         captured = capture(model, inputs, head_reduction=head_reduction)
         n_tokens = int(captured.matrices[0].shape[1])
         tokens = signal_tokens(model.config, inputs, n_tokens)
-        yield index, _reading(captured, 0, Sample(tokens, {}, *decoder[index : index + 1]), head_reduction)
+        yield (
+            index,
+            reading_of(
+                captured, 0, Sample(tokens, {}, *decoder[index : index + 1]), is_head_mean=is_head_mean(head_reduction)
+            ),
+        )
 
 
 def _batches(model: PreTrainedModel, samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
@@ -157,30 +163,57 @@ def _inputs(model: PreTrainedModel, tokenizer: Any, batch: Sequence[Sample]) -> 
     return {name: value.to(device) for name, value in inputs.items()}
 
 
-def _reading(
-    captured: Capture, row: int, sample: Sample, head_reduction: HeadReduction, rollouts: FloatArray | None = None
+def reading_of(
+    captured: Capture,
+    row: int,
+    sample: Sample,
+    *,
+    real: npt.NDArray[np.bool_] | None = None,
+    is_head_mean: bool = True,
+    rollouts: FloatArray | None = None,
 ) -> Reading:
-    """Return the reading of one row of a forward pass, without its padding."""
+    """Return the reading of one row of a forward pass, without its padding.
+
+    Args:
+        captured: What the pass gave.
+        row: Which row.
+        sample: Its input.
+        real: Which positions of the row are real, bool `[token]`; by default the first ones.
+        is_head_mean: Whether heads were reduced by a mean.
+        rollouts: The rollout of some positions, where it was folded.
+    """
     n_tokens, n_decoder = len(sample.tokens), len(sample.decoder or ())
     report = captured.report
-    sink = int(report.has_sinks)
-    ends = {
-        ENCODER: (n_tokens, n_tokens),
-        DECODER: (n_decoder or n_tokens, n_decoder or n_tokens),
-        CROSS: (n_decoder, n_tokens),
-    }
-    matrices = [
-        matrix[row, : ends[site.part][0], : ends[site.part][1] + sink].numpy()
-        for site, matrix in zip(report.sites, captured.matrices, strict=False)
-    ]
-    are_head_means = not isinstance(head_reduction, str) or head_reduction == "mean"
+    tokens = np.arange(n_tokens) if real is None else np.flatnonzero(real)
+    nodes = {ENCODER: tokens, DECODER: np.arange(n_decoder), CROSS: np.arange(n_decoder)}
+    matrices = []
+    for site, matrix in zip(report.sites, captured.matrices, strict=False):
+        keys = nodes[DECODER] if site.part == DECODER else tokens
+        keys = np.append(0, keys + 1) if report.has_sinks else keys
+        matrices.append(_part(matrix[row].numpy(), nodes[site.part], keys))
+    logits = None if captured.logits is None else captured.logits[row]
+    if logits is not None and logits.ndim == 2 and real is not None and len(logits) == len(real):
+        logits = logits[torch.from_numpy(tokens).to(logits.device)]
     tolerance = HALF_ROW_SUM_TOLERANCE if captured.is_half else ROW_SUM_TOLERANCE
     return Reading(
         tokens=sample.tokens if sample.decoder is None else Tokens.joined(sample.tokens, sample.decoder),
         report=report,
         layout=layout_of(report, n_tokens, n_decoder),
         matrices=tuple(matrices),
-        logits=None if captured.logits is None else captured.logits[row],
-        row_sum_tolerance=tolerance if are_head_means else np.inf,
+        logits=logits,
+        row_sum_tolerance=tolerance if is_head_mean else np.inf,
         rollouts=rollouts,
     )
+
+
+def _part(matrix: Matrix, queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> Matrix:
+    """Return some rows and columns of a matrix; without a copy where they stand side by side from the first on."""
+    n_queries, n_keys = len(queries), len(keys)
+    if queries[-1] == n_queries - 1 and keys[-1] == n_keys - 1:
+        return matrix[:n_queries, :n_keys]
+    return np.asarray(matrix[np.ix_(queries, keys)])
+
+
+def is_head_mean(head_reduction: HeadReduction) -> bool:
+    """Return whether heads are reduced by a mean, so that rows sum to 1."""
+    return not isinstance(head_reduction, str) or head_reduction == "mean"

@@ -23,15 +23,16 @@ ROWS = [
     ["options", "captured_graph", "signals", "attention_function", "probe_checks", "probe_inputs", "rollout_fold"],
     ["probe_hooks", "inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
     ["backends.flow_numba", "probe", "generation", "given"],
-    ["readout", "backends", "capture"],
+    ["readout", "backends", "capture", "pipeline_tokens"],
     ["reader", "loading"],
     ["scoring"],
     ["attributor"],
+    ["pipeline"],
     ["cli", "verb_number"],
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
-HUGGING_FACE |= {"probe_hooks", "loading", "probe_inputs", "capture", "generation", "given", "reader"}
-TENSORS = {"query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
+HUGGING_FACE |= {"probe_hooks", "loading", "pipeline", "probe_inputs", "capture", "generation", "given", "reader"}
+TENSORS = {"pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},

@@ -216,7 +216,7 @@ def test_at_least_one_token_is_generated(number):
 
 @pytest.mark.parametrize("options", [{"output_position": 1}, {"output_position": "all"}, {"layer": "all"}])
 def test_the_position_is_that_of_each_token(options):
-    with pytest.raises(OptionError, match="explains each token from the position that predicted it, in one layer"):
+    with pytest.raises(OptionError, match="explained from the position that predicted it, in one layer"):
         Attributor(gpt2(), tokenizer()).generate(TEXT, options=Options(**options))
 
 
