@@ -19,6 +19,7 @@ _HOMES = {
     "flow": "attnflow_hf.backends",
     "register_backend": "attnflow_hf.backends",
     "rollout": "attnflow_hf.backends",
+    "run_dataset": "attnflow_hf.runs",
 }
 __all__ = [
     "AttnFlowError",
@@ -31,6 +32,7 @@ __all__ = [
     "flow",
     "register_backend",
     "rollout",
+    "run_dataset",
 ]
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from attnflow_hf.layer_graph import LayerGraph
     from attnflow_hf.options import Options
     from attnflow_hf.pipeline import attach
+    from attnflow_hf.runs import run_dataset
 
 
 def __getattr__(name: str) -> Any:

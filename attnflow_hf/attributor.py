@@ -204,7 +204,7 @@ class Attributor:
             keep=keep,
         )
         asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
-        results = [by_method[method] for by_method in self._attribute(asked, [method], options)]
+        results = [by_method[method] for by_method in self.explain_all(asked, [method], options)]
         self._warn_of_saturation(results)
         return results[0] if is_single(inputs, len(results)) else results
 
@@ -293,7 +293,7 @@ class Attributor:
         if isinstance(methods, str) or isinstance(inputs, list):
             raise OptionError("compare takes one text and a list of methods; call it for each text")
         asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
-        results = self._attribute(asked, methods, options or Options())
+        results = self.explain_all(asked, methods, options or Options())
         if len(results) > 1:
             raise OptionError(f"compare takes one text, got an encoding of {len(results)}; call it for each")
         return results[0]
@@ -338,7 +338,14 @@ class Attributor:
                     stacklevel=3,
                 )
 
-    def _attribute(self, inputs: Given, methods: Sequence[str], options: Options) -> list[dict[str, Attribution]]:
+    def explain_all(self, inputs: Given, methods: Sequence[str], options: Options) -> list[dict[str, Attribution]]:
+        """Return the attributions of each input by each method, from one forward pass for each batch.
+
+        Args:
+            inputs: What `given` made of texts or an encoding.
+            methods: Which methods.
+            options: The options of `__call__`.
+        """
         backends = _backend_of_each(methods, "auto" if options.keep == "rollout" else options.backend)
         if options.keep == "rollout" and list(backends) != ["rollout"]:
             raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")

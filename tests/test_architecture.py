@@ -27,12 +27,15 @@ ROWS = [
     ["reader", "loading"],
     ["scoring"],
     ["attributor"],
-    ["pipeline"],
+    ["pipeline", "shards"],
+    ["manifest", "run_sources"],
+    ["runs"],
     ["cli", "verb_number"],
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
-HUGGING_FACE |= {"probe_hooks", "loading", "pipeline", "probe_inputs", "capture", "generation", "given", "reader"}
-TENSORS = {"pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
+HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
+HUGGING_FACE |= {"pipeline", "runs"}
+TENSORS = {"manifest", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
@@ -41,7 +44,8 @@ GUARDED = {
     "rich": {"terminal"},
     "typer": {"cli"},
     "yaml": {"verb_number"},
-    "datasets": set(),
+    "datasets": {"run_sources", "runs"},
+    "pyarrow": {"run_sources", "runs", "shards"},
     "ray": set(),
     "matplotlib": set(),
 }

@@ -1,0 +1,108 @@
+"""A data set, a stream or dicts as a stream of tables, for runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset
+
+from attnflow_hf.errors import OptionError
+from attnflow_hf.shards import fingerprint
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as a stream of tables.
+
+    Attributes:
+        tables: Gives the rows from a certain one on, in tables of a certain size.
+        columns: Their names, `None` where there are no rows to tell.
+        fingerprint: By what it is known again.
+        features: Their types, where it tells.
+        n_rows: How many rows there are, where it tells.
+    """
+
+    tables: Callable[[int, int], Iterator[pa.Table]]
+    columns: list[str] | None
+    fingerprint: dict[str, Any]
+    features: Features | None = None
+    n_rows: int | None = None
+
+
+def source_of(dataset: Any) -> Source:
+    """Return the source of a data set, of a stream, or of dicts.
+
+    Raises:
+        OptionError: It is none of these.
+    """
+    if isinstance(dataset, Dataset):
+        return _source_of_table(dataset)
+    if isinstance(dataset, IterableDataset):
+        return _source_of_stream(dataset)
+    if isinstance(dataset, (str, os.PathLike, Mapping)) or not isinstance(dataset, Iterable):
+        splits = f" with the splits {', '.join(map(str, dataset))}: choose one" if isinstance(dataset, Mapping) else ""
+        raise OptionError(
+            f"dataset must be a Dataset, an IterableDataset or dicts, got {type(dataset).__name__}{splits}; "
+            "datasets.load_dataset(..., split=...) loads names and files"
+        )
+    return _source_of_dicts(dataset)
+
+
+def _source_of_table(dataset: Dataset) -> Source:
+    def tables(start: int, size: int) -> Iterator[pa.Table]:
+        return iter(dataset.with_format("arrow").skip(start).iter(batch_size=size))
+
+    known = {"kind": "Dataset", "fingerprint": dataset._fingerprint, "n_rows": len(dataset)}
+    return Source(tables, dataset.column_names, known, dataset.features, len(dataset))
+
+
+def _source_of_stream(dataset: IterableDataset) -> Source:
+    """Return the source of a stream; its tables are made of rows, as those of its own lose the types of nulls."""
+    features, plain = dataset.features, dataset.with_format(None)
+    if features is None:
+        return _source_of_dicts(plain)
+    columns, undecoded = list(features), plain.decode(False)
+
+    def tables(start: int, size: int) -> Iterator[pa.Table]:
+        rows = iter(undecoded.skip(start))
+        while chunk := list(islice(rows, size)):
+            yield _table_of_dicts(chunk, columns, features.arrow_schema)
+
+    first = next(tables(0, 1), pa.table({}))
+    return Source(tables, columns, _first_row_known(first), features)
+
+
+def _source_of_dicts(dataset: Iterable[Mapping[str, Any]]) -> Source:
+    """Return the source of rows without types, which may be gone through only once."""
+    rows = iter(dataset)
+    first = list(islice(rows, 1))
+    found = _table_of_dicts(first, None)
+    columns = found.column_names if first else None
+
+    def tables(start: int, size: int) -> Iterator[pa.Table]:
+        left = islice(chain(first, rows), start, None)
+        while chunk := list(islice(left, size)):
+            yield _table_of_dicts(chunk, columns)
+
+    return Source(tables, columns, _first_row_known(found))
+
+
+def _table_of_dicts(rows: list[Any], columns: list[str] | None, schema: pa.Schema | None = None) -> pa.Table:
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise OptionError(f"each row of the data set must be a dict of its columns, got {type(row).__name__}")
+        if columns is not None and (more := row.keys() - set(columns)):
+            raise OptionError(f"a row of the data set has columns {sorted(more)} which the first has not: {columns}")
+    try:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        raise OptionError(f"rows of the data set make no table: {error}; give a Dataset, or other values") from error
+
+
+def _first_row_known(first: pa.Table) -> dict[str, Any]:
+    return {"kind": "rows", "first_row": fingerprint([repr(first.slice(0, 1).to_pylist()).encode()])}

@@ -1,0 +1,184 @@
+"""A run's shards as Parquet files: rows to a table, and the table to a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attnflow_hf.attribution import Attribution
+from attnflow_hf.errors import OptionError
+
+try:
+    import fcntl
+except ImportError:  # a system without POSIX locks
+    fcntl = None  # type: ignore[assignment]
+
+_LEFTOVERS = ".*.tmp"
+
+
+def file_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"shard-{number:05d}.parquet"
+
+
+def result_schema(methods: Sequence[str], *, words: bool) -> pa.Schema:
+    """Return the columns that a run adds to those of its data set, and their types."""
+    scores = pa.list_(pa.float32())
+    types = {
+        "tokens": pa.list_(pa.string()),
+        "offsets": pa.list_(pa.list_(pa.int32())),
+        "special_tokens_mask": pa.list_(pa.bool_()),
+        **{f"scores_{method}": scores for method in methods},
+        **({"words": pa.list_(pa.string())} if words else {}),
+        **({f"word_scores_{method}": scores for method in methods} if words else {}),
+        "prediction_label": pa.string(),
+        "prediction_probability": pa.float32(),
+        "output_position": pa.int32(),
+        "notes": pa.list_(pa.string()),
+        "error": pa.string(),
+    }
+    return pa.schema(list(types.items()))
+
+
+def result_row(by_method: Mapping[str, Attribution], *, words: bool) -> dict[str, Any]:
+    """Return a row of `result_schema`: one text's attributions by each method."""
+    first = next(iter(by_method.values()))
+    says = first.prediction
+    row = {
+        "tokens": list(first.tokens),
+        "offsets": None if first.offsets is None else first.offsets.tolist(),
+        "special_tokens_mask": first.special_tokens_mask.tolist(),
+        "prediction_label": None if says is None else says.label,
+        "prediction_probability": None if says is None else says.probability,
+        "output_position": None if isinstance(first.output_position, str) else first.output_position,
+        "notes": list(dict.fromkeys(note for each in by_method.values() for note in each.notes)),
+        **{f"scores_{method}": each.scores.tolist() for method, each in by_method.items()},
+    }
+    return {**row, **_word_columns(by_method)} if words else row
+
+
+def _word_columns(by_method: Mapping[str, Attribution]) -> dict[str, Any]:
+    summed = {method: each.to_words() for method, each in by_method.items()}
+    names = list(next(iter(summed.values())).words)
+    return {"words": names, **{f"word_scores_{method}": each.scores.tolist() for method, each in summed.items()}}
+
+
+def join(inputs: pa.Table, results: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return the table of `schema` that has a data set's rows and, beside them, what a run found.
+
+    Args:
+        inputs: The rows of the data set; a column that they lack is null.
+        results: A row of `result_schema` for each; what it lacks is null.
+        schema: The columns of both, and their types.
+
+    Raises:
+        pyarrow.ArrowInvalid: A column of the data set does not have the type that the schema says.
+    """
+    own = pa.Table.from_pylist(list(results), schema=pa.schema(list(schema)[_n_inputs(schema) :]))
+    columns = []
+    for field in schema:
+        if field.name in own.column_names:
+            columns.append(own[field.name])
+        elif field.name in inputs.column_names:
+            columns.append(inputs[field.name].cast(field.type))
+        else:
+            columns.append(pa.nulls(len(results), field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _n_inputs(schema: pa.Schema) -> int:
+    return int(schema.get_field_index("tokens"))  # the first of the results; no column of the inputs has this name
+
+
+def write_table(path: Path, table: pa.Table) -> str:
+    """Write a table as a Parquet file, whole or not at all, and return the SHA-256 of its bytes.
+
+    The same table always gives the same bytes.
+    """
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+        if table.num_rows:  # datasets cannot read a row group of no rows
+            writer.write_table(table, row_group_size=table.num_rows)
+    data = memoryview(buffer.getvalue())
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to `path`, whole or not at all, so that it outlasts a loss of power."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, where the system can; a process that ends, in whatever way, gives it free.
+
+    Raises:
+        OptionError: Another run is at work there.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise OptionError(
+            f"another run is writing to {str(folder)!r}; wait for it, or choose another folder"
+        ) from error
+    except OSError:  # some network file systems have no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files outlast a loss of power, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half files of a run that was killed."""
+    for path in folder.glob(_LEFTOVERS):
+        path.unlink(missing_ok=True)
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Return whether a file is there and has the bytes it was written with."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def fingerprint(parts: Iterable[bytes | memoryview]) -> str:
+    """Return the SHA-256 of many bytes, taken one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
