@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -13,20 +12,18 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from attnflow_hf.attentions import HeadReduction
+from attnflow_hf.attributing import attribute_all, attribute_generated
 from attnflow_hf.attribution import Attribution
-from attnflow_hf.backends import METHODS, backend_names, choose_backend
+from attnflow_hf.backends import METHODS
 from attnflow_hf.capture import report_on
 from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import OptionError, SaturationWarning
 from attnflow_hf.generation import generate
-from attnflow_hf.given import Given, given, is_single
-from attnflow_hf.inputs import Sample, Text
+from attnflow_hf.given import given, is_single
+from attnflow_hf.inputs import Text
 from attnflow_hf.loading import load_model
 from attnflow_hf.options import Options, OutputPosition, check_generation_options
-from attnflow_hf.prediction import predict_token
-from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
-from attnflow_hf.readout import resolve_position
-from attnflow_hf.scoring import Wrapped, score
+from attnflow_hf.scoring import Wrapped
 from attnflow_hf.signals import SIGNALS
 
 
@@ -204,7 +201,7 @@ class Attributor:
             keep=keep,
         )
         asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
-        results = [by_method[method] for by_method in self.explain_all(asked, [method], options)]
+        results = [by_method[method] for by_method in attribute_all(self.wrapped, asked, [method], options)]
         self._warn_of_saturation(results)
         return results[0] if is_single(inputs, len(results)) else results
 
@@ -243,31 +240,9 @@ class Attributor:
         sample, new_ids = generate(
             self.model, self.tokenizer, prompt, max_new_tokens=max_new_tokens, generation_config=generation_config
         )
-        results = self.explain_generated(sample, new_ids, method=method, options=chosen)
+        results = attribute_generated(self.wrapped, sample, new_ids, method, chosen)
         self._warn_of_saturation(results)
         return results
-
-    def explain_generated(
-        self, sample: Sample, new_ids: Sequence[int], *, method: str, options: Options
-    ) -> list[Attribution]:
-        """Return one attribution for each generated token, from one forward pass over all of them.
-
-        Args:
-            sample: The prompt and all generated tokens but the last; of an encoder-decoder model what both halves read.
-            new_ids: The generated ids.
-            method: As in `__call__`.
-            options: The options of `__call__`; the output position is that of each token.
-        """
-        reading = next(reading for _, reading in self._read(Given([sample]), options))
-        positions = list(range(reading.layout.n_outputs - len(new_ids), reading.layout.n_outputs))
-        work = _work(len(sample), options) * len(positions) * len(reading.layout.stages)
-        backend = choose_backend(method, options.backend, work)
-        found = score(reading, self._wrapped, method, backend, options, positions=positions)
-        return [
-            replace(each, prediction=predict_token(self.tokenizer, logits[0], token_id))
-            for each, logits, token_id in zip(found, map(reading.logits_at, positions), new_ids, strict=True)
-            if logits is not None
-        ]
 
     def compare(
         self,
@@ -293,7 +268,7 @@ class Attributor:
         if isinstance(methods, str) or isinstance(inputs, list):
             raise OptionError("compare takes one text and a list of methods; call it for each text")
         asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
-        results = self.explain_all(asked, methods, options or Options())
+        results = attribute_all(self.wrapped, asked, methods, options or Options())
         if len(results) > 1:
             raise OptionError(f"compare takes one text, got an encoding of {len(results)}; call it for each")
         return results[0]
@@ -338,87 +313,7 @@ class Attributor:
                     stacklevel=3,
                 )
 
-    def explain_all(self, inputs: Given, methods: Sequence[str], options: Options) -> list[dict[str, Attribution]]:
-        """Return the attributions of each input by each method, from one forward pass for each batch.
-
-        Args:
-            inputs: What `given` made of texts or an encoding.
-            methods: Which methods.
-            options: The options of `__call__`.
-        """
-        backends = _backend_of_each(methods, "auto" if options.keep == "rollout" else options.backend)
-        if options.keep == "rollout" and list(backends) != ["rollout"]:
-            raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
-        results: dict[int, dict[str, Attribution]] = {}
-        for index, reading in self._read(inputs, options):
-            lengths = [len(sample) for sample in inputs.samples] or [len(reading.tokens)]
-            n_layers = len(reading.layout.stages)
-            work = sum(_work(n, options) for n in lengths) * n_layers * (n_layers if options.layer == "all" else 1)
-            chosen = {
-                method: "fold" if options.keep == "rollout" else choose_backend(method, backend, work)
-                for method, backend in backends.items()
-            }
-            results[index] = {
-                method: score(reading, self._wrapped, method, backend, options)[0] for method, backend in chosen.items()
-            }
-        return [results[index] for index in range(len(results))]
-
-    def explain_reading(self, reading: Reading, *, method: str, options: Options) -> Attribution:
-        """Return the attribution of what the model has made of an input already, as a pipeline has it.
-
-        Args:
-            reading: What the model made of it.
-            method: As in `__call__`.
-            options: The options of `__call__`.
-        """
-        n_layers = len(reading.layout.stages)
-        work = _work(len(reading.tokens), options) * n_layers * (n_layers if options.layer == "all" else 1)
-        backend = choose_backend(method, options.backend, work)
-        return score(reading, self._wrapped, method, backend, options)[0]
-
-    def _read(self, inputs: Given, options: Options) -> Iterator[tuple[int, Reading]]:
-        """Yield each input's index and what the model made of it, in the order of the forward passes."""
-        if inputs.signals is not None:
-            if options.keep == "rollout":
-                raise OptionError("keep='rollout' is for text; images and sound keep their layers")
-            return read_signals(self.model, inputs.signals, inputs.decoders, head_reduction=options.head_reduction)
-        if options.keep == "rollout" and any(sample.decoder is not None for sample in inputs.samples):
-            raise OptionError("keep='rollout' is for one stack of layers, not for an encoder with its decoder")
-        batch_size, heads = self.batch_size, options.head_reduction
-        if options.keep == "layers":
-            return read_samples(self.model, self.tokenizer, inputs.samples, batch_size=batch_size, head_reduction=heads)
-        is_causal, cls_id = self.capture_report().is_causal, getattr(self.tokenizer, "cls_token_id", None)
-        positions = []
-        for sample in inputs.samples:
-            position = resolve_position(options.output_position, sample.tokens, is_causal, cls_id)
-            positions.append(list(range(len(sample))) if isinstance(position, str) else [position])
-        return fold_samples(
-            self.model,
-            self.tokenizer,
-            inputs.samples,
-            positions,
-            batch_size=batch_size,
-            head_reduction=heads,
-            residual_weight=options.residual_weight,
-        )
-
     @property
-    def _wrapped(self) -> Wrapped:
-        return Wrapped(self.model, self.tokenizer, self.model_name)
-
-
-def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:
-    """Return the backend asked for of each method: the named one where the method has it, else `"auto"`.
-
-    Raises:
-        OptionError: An unknown method, or a backend that none of the methods has.
-    """
-    has = {method: method in METHODS and backend in backend_names(method) for method in methods}
-    for method in methods:
-        choose_backend(method, "auto" if any(has.values()) else backend, 0)
-    return {method: backend if has[method] else "auto" for method in methods}
-
-
-def _work(n_tokens: int, options: Options) -> int:
-    """Return the pairs times edges of one text, for each layer of the graph."""
-    return n_tokens**3 * (n_tokens if options.output_position in ("mean", "all") else 1)
+    def wrapped(self) -> Wrapped:
+        """The model and its tokenizer, as those see them who attribute without an attributor's defaults."""
+        return Wrapped(self.model, self.tokenizer, self.model_name, int(self.batch_size))

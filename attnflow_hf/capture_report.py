@@ -17,8 +17,8 @@ class Site:
     """One attention of a model, in the order of the calls.
 
     Attributes:
-        part: `"encoder"` and `"decoder"` for self attention (a model of one stack has but one of them), `"cross"` for
-            the decoder's into the encoder.
+        part: `"encoder"` and `"decoder"` for self attention (a model of one stack, causal or not, has `"encoder"`
+            alone), `"cross"` for the decoder's into the encoder.
         layer: The layer it belongs to, 0 is the lowest.
         n_heads: How many heads it has.
         module: The name of its module.

@@ -17,6 +17,7 @@ from transformers.pipelines.token_classification import TokenClassificationPipel
 from transformers.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 
 from attnflow_hf.attention_function import Recorder
+from attnflow_hf.attributing import attribute_generated, attribute_reading
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.backends import METHODS
@@ -128,7 +129,7 @@ class _Attached:
         options = self.options
         if position is not None and options.output_position == "auto":
             options = replace(options, output_position=position)
-        return self.attributor.explain_reading(reading, method=self.method, options=options)
+        return attribute_reading(self.attributor.wrapped, reading, self.method, options)
 
     def explain_tokens(self, reading: Reading, positions: Sequence[int]) -> Attribution:
         """Return the mean attribution of several positions; it names the first."""
@@ -249,7 +250,7 @@ class _Generation(_Attaching):
         ids = [*prompt.input_ids.tolist(), *new_ids[:-1]]
         sample = continued(Sample(prompt, {}), ids, self.tokenizer)
         attached = self.attnflow
-        return attached.attributor.explain_generated(sample, new_ids, method=attached.method, options=attached.options)
+        return attribute_generated(attached.attributor.wrapped, sample, new_ids, attached.method, attached.options)
 
 
 _KINDS: dict[type, type[_Attaching]] = {

@@ -171,7 +171,7 @@ class _Trial:
         if not self.with_decoder and is_text and declares_causal(self.model) and not facts.is_causal:
             raise NotProvenError("it attends to later tokens although its attention is causal")
         own = self._difference(outputs, self.own)
-        self._check_below(own, _OWN, _HALF_OWN, f"the output is not that of the model without capture{self._hint()}")
+        self._check_below(own, _OWN, _HALF_OWN, "the output is not that of the model without capture", self._hint())
         n_layers, without = residual_layers(config, sites, has_decoder=self.with_decoder)
         verified = [f"output = that without capture (difference {own:.0e})", "all weights are probabilities"]
         verified += ["no weight on padding"] * is_text + ["no weight on later tokens"] * (is_text and facts.is_causal)
@@ -234,16 +234,16 @@ class _Trial:
         if implementation in (None, "eager"):
             return ""
         return (
-            f", which has attn_implementation={implementation!r}; loaded with attn_implementation='eager' it may be "
+            f"; it has attn_implementation={implementation!r}, and loaded with attn_implementation='eager' it may be "
             "captured"
         )
 
     def _tolerance(self, single: float, half: float) -> float:
         return half if self.model.dtype.itemsize < 4 else single
 
-    def _check_below(self, difference: float, single: float, half: float, message: str) -> None:
+    def _check_below(self, difference: float, single: float, half: float, message: str, hint: str = "") -> None:
         if not difference <= self._tolerance(single, half):
-            raise NotProvenError(f"{message}: they differ by {difference:.2g} of its size")
+            raise NotProvenError(f"{message}: they differ by {difference:.2g} of its size{hint}")
 
     def _difference(self, outputs: Any, wanted: Any) -> float:
         """Return how far two outputs are apart on real tokens, as a share of the second."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from datasets import Dataset, Features, IterableDataset
 from tqdm import tqdm
 
 import attnflow_hf
+from attnflow_hf.attributing import attribute_all
 from attnflow_hf.attributor import Attributor
-from attnflow_hf.backends import METHODS
-from attnflow_hf.errors import AttnFlowError, CaptureError, OptionError, TextError, TokenizerError, check_choice
+from attnflow_hf.errors import AttnFlowError, CaptureError, OptionError, TextError, TokenizerError
 from attnflow_hf.given import given
 from attnflow_hf.inputs import Text
 from attnflow_hf.manifest import Manifest, Shard, model_fingerprint, open_folder, tokenizer_fingerprint
 from attnflow_hf.options import Options
+from attnflow_hf.run_settings import RunSettings
 from attnflow_hf.run_sources import Source, source_of
 from attnflow_hf.shards import (
     file_name,
@@ -38,7 +38,6 @@ from attnflow_hf.shards import (
 )
 from attnflow_hf.signals import SIGNALS
 
-ON_ERROR = ("raise", "record", "skip")
 _ROW_ERRORS = (AttnFlowError, TypeError, ValueError)  # faults of a row; those of the machine stop the run
 _SAMPLE_TEXT = "a b c d"
 
@@ -126,7 +125,7 @@ def run_dataset(
         >>> flows = datasets.load_dataset("parquet", data_files="flows/*.parquet")  # doctest: +SKIP
     """
     source = source_of(dataset)
-    settings = _Settings(
+    settings = RunSettings(
         text_column, text_pair_column, methods, options or Options(), columns, words, shard_size, on_error, truncation
     )
     kept = _check_columns(source, settings)
@@ -140,44 +139,7 @@ def run_dataset(
     return RunReport(run.folder, n_rows, n_rows - n_skipped, n_skipped, len(manifest.shards), manifest.errors)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What the user asked of a run, checked as far as it can be without a data set and a model."""
-
-    text_column: str
-    text_pair_column: str | None
-    methods: Sequence[str]
-    options: Options
-    columns: Sequence[str] | None
-    words: bool
-    shard_size: int
-    on_error: str
-    truncation: bool
-
-    def __post_init__(self) -> None:
-        if isinstance(self.methods, str) or not self.methods:
-            raise OptionError(f"methods must be a list of methods, got {self.methods!r}")
-        for method in self.methods:
-            check_choice("method", method, METHODS)
-        if len(set(self.methods)) < len(self.methods):
-            raise OptionError(f"methods must differ from each other, got {list(self.methods)}")
-        if isinstance(self.columns, str):
-            raise OptionError(f"columns must be a list of names or None, got {self.columns!r}")
-        if isinstance(self.shard_size, bool) or not isinstance(self.shard_size, int) or self.shard_size < 1:
-            raise OptionError(f"shard_size must be a positive integer, got {self.shard_size!r}")
-        check_choice("on_error", self.on_error, ON_ERROR)
-        if "all" in (self.options.output_position, self.options.layer):
-            raise OptionError(
-                "a run keeps one score for each token: choose one output_position and one layer instead of 'all'"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON gives them back."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda value: value.tolist()))
-        return values
-
-
-def _check_columns(source: Source, settings: _Settings) -> list[str] | None:
+def _check_columns(source: Source, settings: RunSettings) -> list[str] | None:
     """Return the data set's columns that are kept; `None` where it has no rows to tell."""
     if source.columns is None:
         return None
@@ -194,7 +156,7 @@ def _check_columns(source: Source, settings: _Settings) -> list[str] | None:
     return kept
 
 
-def _made_from(source: Source, attributor: Attributor, settings: _Settings) -> dict[str, Any]:
+def _made_from(source: Source, attributor: Attributor, settings: RunSettings) -> dict[str, Any]:
     """Return all that the shards depend on, as plain values."""
     return {
         "settings": settings.to_dict(),
@@ -216,7 +178,7 @@ class _Run:
 
     source: Source
     attributor: Attributor
-    settings: _Settings
+    settings: RunSettings
     folder: Path
     kept: list[str] | None
 
@@ -303,7 +265,7 @@ class _Run:
     def _results(self, texts: Sequence[Text], options: Options) -> list[dict[str, Any]]:
         attributor, settings = self.attributor, self.settings
         asked = given(attributor.model, attributor.tokenizer, list(texts), truncation=settings.truncation)
-        found = attributor.explain_all(asked, settings.methods, options)
+        found = attribute_all(attributor.wrapped, asked, settings.methods, options)
         return [result_row(by_method, words=settings.words) for by_method in found]
 
     def _failed(self, error: Exception, row: int) -> dict[str, Any]:

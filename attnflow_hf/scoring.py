@@ -23,11 +23,12 @@ from attnflow_hf.tokens import Tokens
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A model with its tokenizer, as a user wrapped them, and what the model is called."""
+    """A model with its tokenizer, as a user wrapped them; what it is called, and how many texts it reads at once."""
 
     model: Any
     tokenizer: Any
     name: str
+    batch_size: int
 
 
 def score(

@@ -23,7 +23,7 @@ REFUSED = {
     "bigbird_pegasus": SPARSE,
     "canine": NOT_SQUARE,
     "data2vec-vision": "loaded with attn_implementation='eager' it may be captured",
-    "falcon(alibi)": "not that of the model without capture, .* loaded with attn_implementation='eager' it may be",
+    "falcon(alibi)": "not that of the model without capture: .* loaded with attn_implementation='eager' it may be",
     "falcon_mamba": NO_ATTENTION,
     "fnet": NO_ATTENTION,
     "funnel": NOT_SQUARE,

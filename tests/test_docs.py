@@ -16,7 +16,7 @@ from tiny_models import shared_folder
 from typer.main import get_command
 
 import attnflow_hf
-from attnflow_hf import Attributor, Options, backends, flow
+from attnflow_hf import Attributor, Options, attach, backends, flow, run_dataset
 from attnflow_hf.cli import app
 from attnflow_hf.saturation import measure_saturation
 
@@ -115,6 +115,11 @@ def test_public_names_and_options_are_in_the_readme():
         assert f"`{name}" in README, f"{name} is not in the README"
     for name in inspect.signature(Attributor.__call__).parameters.keys() - {"self", "inputs"}:
         assert f"`{name}`" in README, f"option {name} is not in the README"
+    for function, subject in ((run_dataset, {"dataset", "attributor", "output"}), (attach, {"pipe"})):
+        for name in inspect.signature(function).parameters.keys() - subject:
+            assert f"`{name}`" in README, f"option {name} of {function.__name__} is not in the README"
+    for name in inspect.signature(Attributor.generate).parameters.keys() - {"self", "text"}:
+        assert f"`{name}`" in README, f"option {name} of generate is not in the README"
 
 
 def test_commands_and_their_options_are_in_the_readme():

@@ -161,7 +161,7 @@ def test_models_beside_the_interface_take_their_step_without_a_word(name, caplog
         (lambda output, weights: (output, weights.mean(dim=1)), "not .batch, head, query, key."),
         (
             lambda output, weights: (output + 0.1, weights),
-            "not that of the model without capture, .*='eager' it may",
+            "not that of the model without capture: .*='eager' it may",
         ),
         (lambda output, weights: (output * float("nan"), weights), "are no probabilities"),
     ],
@@ -181,7 +181,7 @@ def test_an_output_that_is_not_a_number_is_refused(replace_eager):
         return output * float("nan" if module.layer_idx == 2 else 1), weights
 
     replace_eager(last_without_number)
-    with pytest.raises(CaptureError, match=r"is not that of the model without capture, .*: they differ by nan of its"):
+    with pytest.raises(CaptureError, match=r"is not that of the model without capture: they differ by nan of its"):
         capture(llama(), INPUTS)
 
 

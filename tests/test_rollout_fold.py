@@ -147,7 +147,7 @@ def test_bad_options(options, error, message):
 
 def test_images_keep_their_layers():
     architecture = BY_NAME["vit"]
-    with pytest.raises(OptionError, match="keep='rollout' is for text; images and sound keep their layers"):
+    with pytest.raises(OptionError, match="keep='rollout' is for text and one stack of layers, not for images"):
         Attributor(architecture.build())(architecture.inputs(), method="rollout", keep="rollout")
 
 

@@ -14,7 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
 from tiny_models import bert, gpt2, tokenizer
 
-from attnflow_hf import Attributor, Options
+from attnflow_hf import Attributor, Options, runs
 from attnflow_hf.errors import FileFormatError, OptionError, PositionError, TextError, TokenizerError
 from attnflow_hf.runs import run_dataset
 
@@ -168,10 +168,8 @@ def test_every_kind_of_data_set_gives_the_same_shards_and_resumes(attributor, tm
     }
     (tmp_path / "out" / "shard-00001.parquet").unlink()
     (tmp_path / "out" / "shard-00003.parquet").write_bytes(b"damaged")
-    calls, original = [], Attributor.explain_all
-    monkeypatch.setattr(
-        Attributor, "explain_all", lambda *given: calls.append(len(given[1].samples)) or original(*given)
-    )
+    calls, original = [], runs.attribute_all
+    monkeypatch.setattr(runs, "attribute_all", lambda *given: calls.append(len(given[1].samples)) or original(*given))
     report = run(STREAMS[kind](), attributor, tmp_path / "out")
     assert calls == [1, 4, 2]  # the check of the options, shard 1, shard 3
     assert (report.n_rows, report.n_computed, report.n_skipped) == (14, 6, 8)
@@ -258,7 +256,7 @@ def run_and_be_killed(folder):
 
 def kill_at(where, count):
     """Kill this process at a call, counted from 0: before or after a file gets its name, or before the model runs."""
-    owner, name = (Attributor, "explain_all") if where == "compute" else (os, "replace")
+    owner, name = (runs, "attribute_all") if where == "compute" else (os, "replace")
     calls, original = [], getattr(owner, name)
 
     def killing(*args):
@@ -312,7 +310,7 @@ def test_a_full_disk_leaves_no_half_file(attributor, tmp_path, monkeypatch, at):
 
 def test_an_interrupt_keeps_the_finished_shards(attributor, tmp_path, monkeypatch):
     run(as_dataset(), attributor, tmp_path / "wanted")
-    calls, original = [], Attributor.explain_all
+    calls, original = [], runs.attribute_all
 
     def interrupted(self, *args):
         calls.append(args)
@@ -320,7 +318,7 @@ def test_an_interrupt_keeps_the_finished_shards(attributor, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(Attributor, "explain_all", interrupted)
+    monkeypatch.setattr(runs, "attribute_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(as_dataset(), attributor, tmp_path / "out")
     assert sorted(content(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]

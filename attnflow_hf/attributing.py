@@ -1,0 +1,138 @@
+"""From what a user gave to attributions: the model reads it, a backend is chosen, the reading is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from attnflow_hf.attribution import Attribution
+from attnflow_hf.backends import METHODS, backend_names, choose_backend
+from attnflow_hf.capture import report_on
+from attnflow_hf.errors import CaptureError, OptionError
+from attnflow_hf.given import Given
+from attnflow_hf.inputs import Sample
+from attnflow_hf.options import Options
+from attnflow_hf.prediction import Prediction, predict_token
+from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
+from attnflow_hf.readout import resolve_position
+from attnflow_hf.scoring import Wrapped, score
+
+
+def attribute_all(
+    wrapped: Wrapped, inputs: Given, methods: Sequence[str], options: Options
+) -> list[dict[str, Attribution]]:
+    """Return the attributions of each input by each method, from one forward pass for each batch.
+
+    Args:
+        wrapped: The model and its tokenizer.
+        inputs: What `given` made of texts or an encoding.
+        methods: Which methods.
+        options: How.
+
+    Raises:
+        AttnFlowError: One of its children says what came, what is needed and what to do.
+    """
+    folds = options.keep == "rollout"
+    backends = _backend_of_each(methods, "auto" if folds else options.backend)
+    if folds and list(backends) != ["rollout"]:
+        raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
+    results: dict[int, dict[str, Attribution]] = {}
+    for index, reading in _read(wrapped, inputs, options):
+        work = _work(reading, [len(sample) for sample in inputs.samples] or [len(reading.tokens)], options)
+        results[index] = {}
+        for method, asked in backends.items():
+            backend = "fold" if folds else choose_backend(method, asked, work)
+            results[index][method] = score(reading, wrapped, method, backend, options)[0]
+    return [results[index] for index in range(len(results))]
+
+
+def attribute_reading(wrapped: Wrapped, reading: Reading, method: str, options: Options) -> Attribution:
+    """Return the attribution of what the model has made of an input already, as a pipeline has it.
+
+    Args:
+        wrapped: The model and its tokenizer.
+        reading: What the model made of it.
+        method: The method.
+        options: How.
+    """
+    backend = choose_backend(method, options.backend, _work(reading, [len(reading.tokens)], options))
+    return score(reading, wrapped, method, backend, options)[0]
+
+
+def attribute_generated(
+    wrapped: Wrapped, sample: Sample, new_ids: Sequence[int], method: str, options: Options
+) -> list[Attribution]:
+    """Return one attribution for each generated token, from one forward pass over all of them.
+
+    Args:
+        wrapped: The model and its tokenizer.
+        sample: The prompt and all generated tokens but the last; of an encoder-decoder model what both halves read.
+        new_ids: The generated ids.
+        method: The method.
+        options: How; the output position is that of each token.
+    """
+    reading = next(reading for _, reading in _read(wrapped, Given([sample]), options))
+    positions = list(range(reading.layout.n_outputs - len(new_ids), reading.layout.n_outputs))
+    work = _work(reading, [len(sample)], options) * len(positions)
+    backend = choose_backend(method, options.backend, work)
+    found = score(reading, wrapped, method, backend, options, positions=positions)
+    return [
+        replace(each, prediction=_generated(wrapped, reading, position, token_id))
+        for each, position, token_id in zip(found, positions, new_ids, strict=True)
+    ]
+
+
+def _generated(wrapped: Wrapped, reading: Reading, position: int, token_id: int) -> Prediction:
+    logits = reading.logits_at(position)
+    if logits is None:
+        raise CaptureError(f"{reading.report.model} gave no logits for the tokens that it generated")
+    return predict_token(wrapped.tokenizer, logits[0], token_id)
+
+
+def _read(wrapped: Wrapped, inputs: Given, options: Options) -> Iterator[tuple[int, Reading]]:
+    """Yield each input's index and what the model made of it, in the order of the forward passes."""
+    folds, heads = options.keep == "rollout", options.head_reduction
+    if folds and (inputs.signals is not None or any(sample.decoder is not None for sample in inputs.samples)):
+        raise OptionError(
+            "keep='rollout' is for text and one stack of layers, not for images, sound, or an encoder with its decoder"
+        )
+    if inputs.signals is not None:
+        return read_signals(wrapped.model, inputs.signals, inputs.decoders, head_reduction=heads)
+    if not folds:
+        return read_samples(
+            wrapped.model, wrapped.tokenizer, inputs.samples, batch_size=wrapped.batch_size, head_reduction=heads
+        )
+    is_causal, cls_id = report_on(wrapped.model).is_causal, getattr(wrapped.tokenizer, "cls_token_id", None)
+    positions = []
+    for sample in inputs.samples:
+        position = resolve_position(options.output_position, sample.tokens, is_causal, cls_id)
+        positions.append(list(range(len(sample))) if isinstance(position, str) else [position])
+    return fold_samples(
+        wrapped.model,
+        wrapped.tokenizer,
+        inputs.samples,
+        positions,
+        batch_size=wrapped.batch_size,
+        head_reduction=heads,
+        residual_weight=options.residual_weight,
+    )
+
+
+def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:
+    """Return the backend asked for of each method: the named one where the method has it, else `"auto"`.
+
+    Raises:
+        OptionError: An unknown method, or a backend that none of the methods has.
+    """
+    has = {method: method in METHODS and backend in backend_names(method) for method in methods}
+    for method in methods:
+        choose_backend(method, "auto" if any(has.values()) else backend, 0)
+    return {method: backend if has[method] else "auto" for method in methods}
+
+
+def _work(reading: Reading, lengths: Sequence[int], options: Options) -> int:
+    """Return the pairs times edges of texts of these lengths, on graphs as deep as the reading's."""
+    n_layers = len(reading.layout.stages)
+    many = options.output_position in ("mean", "all")
+    pairs_times_edges = sum(n**3 * (n if many else 1) for n in lengths)
+    return pairs_times_edges * n_layers * (n_layers if options.layer == "all" else 1)

@@ -1,0 +1,52 @@
+"""`RunSettings`: what a user asks of a dataset run, checked before its data set and its model are looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attnflow_hf.backends import METHODS
+from attnflow_hf.errors import OptionError, check_choice
+from attnflow_hf.options import Options
+
+ON_ERROR = ("raise", "record", "skip")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the user asked of a run; `run_dataset` explains each."""
+
+    text_column: str
+    text_pair_column: str | None
+    methods: Sequence[str]
+    options: Options
+    columns: Sequence[str] | None
+    words: bool
+    shard_size: int
+    on_error: str
+    truncation: bool
+
+    def __post_init__(self) -> None:
+        """Check all that can be checked without a data set and a model."""
+        if isinstance(self.methods, str) or not self.methods:
+            raise OptionError(f"methods must be a list of methods, got {self.methods!r}")
+        for method in self.methods:
+            check_choice("method", method, METHODS)
+        if len(set(self.methods)) < len(self.methods):
+            raise OptionError(f"methods must differ from each other, got {list(self.methods)}")
+        if isinstance(self.columns, str):
+            raise OptionError(f"columns must be a list of names or None, got {self.columns!r}")
+        if isinstance(self.shard_size, bool) or not isinstance(self.shard_size, int) or self.shard_size < 1:
+            raise OptionError(f"shard_size must be a positive integer, got {self.shard_size!r}")
+        check_choice("on_error", self.on_error, ON_ERROR)
+        if "all" in (self.options.output_position, self.options.layer):
+            raise OptionError(
+                "a run keeps one score for each token: choose one output_position and one layer instead of 'all'"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON gives them back."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda value: value.tolist()))
+        return values
