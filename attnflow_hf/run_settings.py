@@ -20,7 +20,7 @@ class RunSettings:
 
     text_column: str
     text_pair_column: str | None
-    methods: Sequence[str]
+    method: str | Sequence[str]
     options: Options
     columns: Sequence[str] | None
     words: bool
@@ -30,8 +30,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check all that can be checked without a data set and a model."""
-        if isinstance(self.methods, str) or not self.methods:
-            raise OptionError(f"methods must be a list of methods, got {self.methods!r}")
+        if not self.method:
+            raise OptionError(f"method must be a method or a list of them, got {self.method!r}")
         for method in self.methods:
             check_choice("method", method, METHODS)
         if len(set(self.methods)) < len(self.methods):
@@ -46,7 +46,13 @@ class RunSettings:
                 "a run keeps one score for each token: choose one output_position and one layer instead of 'all'"
             )
 
+    @property
+    def methods(self) -> list[str]:
+        """The methods asked for, in their order."""
+        return [self.method] if isinstance(self.method, str) else list(self.method)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda value: value.tolist()))
-        return values
+        values = {**asdict(self), "method": self.methods}
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda value: value.tolist()))
+        return plain

@@ -79,7 +79,7 @@ def run_dataset(
     *,
     text_column: str = "text",
     text_pair_column: str | None = None,
-    methods: Sequence[str] = ("flow",),
+    method: str | Sequence[str] = "flow",
     options: Options | None = None,
     columns: Sequence[str] | None = None,
     words: bool = False,
@@ -105,7 +105,7 @@ def run_dataset(
         output: The folder; made if it is not there.
         text_column: The column of the texts.
         text_pair_column: The column of the second texts of pairs.
-        methods: Which methods; all are made from one forward pass.
+        method: `"raw"`, `"rollout"` or `"flow"`, or a list of them: all are made from one forward pass.
         options: The options of `Attributor.__call__`; one output position and one layer.
         columns: Which columns of the data set to keep; by default all.
         words: Add the scores summed over words.
@@ -121,12 +121,12 @@ def run_dataset(
         AttnFlowError: With `on_error="raise"`, a row could not be explained; the message says which.
 
     Example:
-        >>> report = run_dataset(dataset, attributor, "flows", methods=["flow", "rollout"])  # doctest: +SKIP
+        >>> report = run_dataset(dataset, attributor, "flows", method=["flow", "rollout"])  # doctest: +SKIP
         >>> flows = datasets.load_dataset("parquet", data_files="flows/*.parquet")  # doctest: +SKIP
     """
     source = source_of(dataset)
     settings = RunSettings(
-        text_column, text_pair_column, methods, options or Options(), columns, words, shard_size, on_error, truncation
+        text_column, text_pair_column, method, options or Options(), columns, words, shard_size, on_error, truncation
     )
     kept = _check_columns(source, settings)
     made_from = _made_from(source, attributor, settings)

@@ -107,7 +107,7 @@ def test_rows_are_the_attributors_own(attributor, tmp_path):
 def test_several_methods_options_and_words(attributor, tmp_path):
     options = Options(layer=1, output_position=1, normalize="max", special_tokens="drop")
     run(
-        as_dataset(), attributor, tmp_path / "out", methods=["raw", "flow"], options=options, words=True, columns=["id"]
+        as_dataset(), attributor, tmp_path / "out", method=["raw", "flow"], options=options, words=True, columns=["id"]
     )
     found = read(tmp_path / "out")
     assert "text" not in found.column_names
@@ -123,7 +123,7 @@ def test_all_methods_are_made_from_one_forward_pass(attributor, tmp_path):
     attributor.capture_report()  # its probe runs the model too
     calls = []
     attributor.model.register_forward_hook(lambda *_: calls.append(1))
-    run(as_dataset(), attributor, tmp_path / "out", methods=["raw", "rollout", "flow"])
+    run(as_dataset(), attributor, tmp_path / "out", method=["raw", "rollout", "flow"])
     assert len(calls) == 1 + 2 + 2 + 2 + 1  # the check of the options, then 4, 4, 4 and 2 rows by 3
 
 
@@ -340,7 +340,7 @@ def other_tokenizer():
 @pytest.mark.parametrize(
     ("changed", "lines"),
     [
-        ({"methods": ["raw"]}, ['settings.methods: ["flow"] there, ["raw"] asked']),
+        ({"method": ["raw"]}, ['settings.method: ["flow"] there, ["raw"] asked']),
         (
             {"options": Options(layer=1, residual_weight=0.7)},
             ["settings.options.layer: -1 there, 1 asked", "settings.options.residual_weight: 0.5 there, 0.7 asked"],
@@ -491,10 +491,10 @@ def test_faults_of_the_machine_are_none_of_a_row(attributor, tmp_path, fault):
         ({"options": Options(backend="cuda")}, OptionError, "unknown backend of flow 'cuda'"),
         ({"options": Options(layer="all")}, OptionError, "choose one output_position and one layer instead of 'all'"),
         ({"options": Options(output_position="all")}, OptionError, "choose one output_position and one layer"),
-        ({"methods": "flow"}, OptionError, "methods must be a list of methods, got 'flow'"),
-        ({"methods": []}, OptionError, "methods must be a list of methods, got "),
-        ({"methods": ["flows"]}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
-        ({"methods": ["flow", "flow"]}, OptionError, "methods must differ from each other"),
+        ({"method": []}, OptionError, r"method must be a method or a list of them, got \[\]"),
+        ({"method": "flows"}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
+        ({"method": ["flows"]}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
+        ({"method": ["flow", "flow"]}, OptionError, "methods must differ from each other"),
         ({"columns": "id"}, OptionError, "columns must be a list of names or None, got 'id'"),
         ({"shard_size": 0}, OptionError, "shard_size must be a positive integer, got 0"),
         ({"on_error": "ignore"}, OptionError, "unknown on_error 'ignore'; choose one of 'raise', 'record', 'skip'"),
