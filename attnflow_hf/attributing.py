@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import METHODS, backend_names, choose_backend
@@ -16,6 +17,9 @@ from attnflow_hf.prediction import Prediction, predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
 from attnflow_hf.readout import resolve_position
 from attnflow_hf.scoring import Wrapped, score
+from attnflow_hf.threads import map_ahead
+
+Result = TypeVar("Result")
 
 
 def attribute_all(
@@ -32,18 +36,46 @@ def attribute_all(
     Raises:
         AttnFlowError: One of its children says what came, what is needed and what to do.
     """
+    results = dict(attribute_each(wrapped, inputs, methods, options, lambda _, found: found))
+    return [results[index] for index in range(len(results))]
+
+
+def attribute_each(
+    wrapped: Wrapped,
+    inputs: Given,
+    methods: Sequence[str],
+    options: Options,
+    finish: Callable[[Reading, dict[str, Attribution]], Result],
+) -> Iterator[tuple[int, Result]]:
+    """Yield the index of each input, in the order of the forward passes, and what `finish` makes of it.
+
+    The inputs of a batch are explained on all cores while the model reads the next batch; two batches are in memory.
+
+    Args:
+        wrapped: The model and its tokenizer.
+        inputs: What `given` made of texts or an encoding.
+        methods: Which methods; all are made from one forward pass.
+        options: How.
+        finish: Called, in several threads, with what the model made of an input and its attributions.
+
+    Raises:
+        AttnFlowError: One of its children says what came, what is needed and what to do.
+    """
     folds = options.keep == "rollout"
     backends = _backend_of_each(methods, "auto" if folds else options.backend)
     if folds and list(backends) != ["rollout"]:
         raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
-    results: dict[int, dict[str, Attribution]] = {}
-    for index, reading in _read(wrapped, inputs, options):
-        work = _work(reading, [len(sample) for sample in inputs.samples] or [len(reading.tokens)], options)
-        results[index] = {}
-        for method, asked in backends.items():
-            backend = "fold" if folds else choose_backend(method, asked, work)
-            results[index][method] = score(reading, wrapped, method, backend, options)[0]
-    return [results[index] for index in range(len(results))]
+    work_of_texts = _work_of_layer([len(sample) for sample in inputs.samples], options)
+
+    def explain(read: tuple[int, Reading]) -> tuple[int, Result]:
+        index, reading = read
+        work = _work(reading, work_of_texts or _work_of_layer([len(reading.tokens)], options), options)
+        chosen = {name: "fold" if folds else choose_backend(name, asked, work) for name, asked in backends.items()}
+        found = {name: score(reading, wrapped, name, backend, options)[0] for name, backend in chosen.items()}
+        return index, finish(reading, found)
+
+    readings = _read(wrapped, inputs, options)
+    yield from map_ahead(explain, readings, n_items=len(inputs.samples), n_waiting=wrapped.batch_size)
 
 
 def attribute_reading(wrapped: Wrapped, reading: Reading, method: str, options: Options) -> Attribution:
@@ -55,7 +87,8 @@ def attribute_reading(wrapped: Wrapped, reading: Reading, method: str, options: 
         method: The method.
         options: How.
     """
-    backend = choose_backend(method, options.backend, _work(reading, [len(reading.tokens)], options))
+    work = _work(reading, _work_of_layer([len(reading.tokens)], options), options)
+    backend = choose_backend(method, options.backend, work)
     return score(reading, wrapped, method, backend, options)[0]
 
 
@@ -73,7 +106,7 @@ def attribute_generated(
     """
     reading = next(reading for _, reading in _read(wrapped, Given([sample]), options))
     positions = list(range(reading.layout.n_outputs - len(new_ids), reading.layout.n_outputs))
-    work = _work(reading, [len(sample)], options) * len(positions)
+    work = _work(reading, _work_of_layer([len(sample)], options), options) * len(positions)
     backend = choose_backend(method, options.backend, work)
     found = score(reading, wrapped, method, backend, options, positions=positions)
     return [
@@ -130,9 +163,13 @@ def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:
     return {method: backend if has[method] else "auto" for method in methods}
 
 
-def _work(reading: Reading, lengths: Sequence[int], options: Options) -> int:
-    """Return the pairs times edges of texts of these lengths, on graphs as deep as the reading's."""
+def _work(reading: Reading, work_of_layer: int, options: Options) -> int:
+    """Return the pairs times edges of texts on graphs as deep as the reading's, from those of one layer."""
     n_layers = len(reading.layout.stages)
+    return work_of_layer * n_layers * (n_layers if options.layer == "all" else 1)
+
+
+def _work_of_layer(lengths: Sequence[int], options: Options) -> int:
+    """Return the pairs times edges of texts of these lengths on graphs of one layer."""
     many = options.output_position in ("mean", "all")
-    pairs_times_edges = sum(n**3 * (n if many else 1) for n in lengths)
-    return pairs_times_edges * n_layers * (n_layers if options.layer == "all" else 1)
+    return sum(n**3 * (n if many else 1) for n in lengths)

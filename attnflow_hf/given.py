@@ -76,6 +76,24 @@ def given(
     return Given([replace(sample, decoder=each) for sample, each in pairs])
 
 
+def sample_of_any_length(model: PreTrainedModel, tokenizer: Any, text: str) -> Sample:
+    """Return a text as one sample, longer than the model can read where it is.
+
+    Raises:
+        AttnFlowError: One of its children says what came, what is needed and what to do.
+    """
+    samples = samples_from_texts([text], tokenizer, max_length=None, truncation=False)
+    check_vocabulary(samples, n_embeddings(model))
+    return samples[0]
+
+
+def check_window(model: PreTrainedModel, tokenizer: Any, size: int) -> None:
+    """Raise `OptionError` if the model cannot read `size` tokens at once."""
+    limit = _max_length(model, tokenizer)
+    if limit is not None and size > limit:
+        raise OptionError(f"a window of {size} tokens is more than the {limit} which the model reads at most")
+
+
 def is_single(inputs: Any, n_results: int) -> bool:
     """Return whether the user gave one text, image or sound, and no list of them."""
     return n_results == 1 if isinstance(inputs, Mapping) else not isinstance(inputs, list)

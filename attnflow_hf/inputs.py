@@ -155,7 +155,7 @@ def _check_text(text: Any, name: str) -> Text:
 
 def _sample_from_text(text: Text, name: str, tokenizer: Any, max_length: int | None, truncation: bool) -> Sample:
     texts = (text,) if isinstance(text, str) else text
-    encoding = tokenizer(*texts, return_special_tokens_mask=True)
+    encoding = tokenizer(*texts, return_special_tokens_mask=True, verbose=False)  # of the length we speak ourselves
     n_truncated = 0
     if truncation and max_length is not None and len(encoding["input_ids"]) > max_length:
         n_full = len(encoding["input_ids"])

@@ -60,6 +60,11 @@ class Manifest:
         """The rows that could not be explained, and why."""
         return tuple(error for shard in self.shards for error in shard.errors)
 
+    @property
+    def files(self) -> frozenset[str]:
+        """The names of the finished shards."""
+        return frozenset(shard.file for shard in self.shards)
+
     def with_shard(self, shard: Shard) -> Manifest:
         """Return the manifest with one more finished shard."""
         others = (other for other in self.shards if other.file != shard.file)
@@ -85,20 +90,19 @@ class Manifest:
                 + "\n".join(lines)
             )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = FILE_NAME) -> None:
         """Write the manifest into `folder`, whole or not at all."""
         values = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
         text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
-        write_bytes(folder / FILE_NAME, text.encode())
+        write_bytes(folder / name, text.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
-        """Return the manifest that `save` wrote into `folder`.
+    def load(cls, path: Path) -> Manifest:
+        """Return the manifest that `save` wrote.
 
         Raises:
             FileFormatError: The file is not one that `save` wrote, or of another version.
         """
-        path = folder / FILE_NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if (values["format"], values["version"]) != (_FORMAT, _VERSION):
@@ -111,25 +115,39 @@ class Manifest:
             ) from error
 
 
+def part_name(rank: int | str) -> str:
+    """Return the name of the manifest that one of several processes keeps until all are done."""
+    return f"manifest.{rank}.json"
+
+
 def open_folder(folder: Path, made_from: Mapping[str, Any]) -> Manifest:
     """Return the folder's manifest with the shards that are whole; a new one if there is none.
 
     Raises:
         OptionError: The folder has a run made otherwise, or shards of which nothing is known.
     """
-    known = Manifest.load(folder) if (folder / FILE_NAME).exists() else None
-    if known is None and any(folder.glob("shard-*.parquet")):
+    paths = [path for path in (folder / FILE_NAME, *sorted(folder.glob(part_name("*")))) if path.exists()]
+    if not paths and any(folder.glob("shard-*.parquet")):
         raise OptionError(f"{str(folder)!r} has shards but no {FILE_NAME}; choose another folder")
-    if known is not None:
-        known.check_made_from(made_from)
+    found = [Manifest.load(path) for path in paths]
+    for manifest in found:
+        manifest.check_made_from(made_from)
     remove_leftovers(folder)
-    shards = known.shards if known else ()
-    whole = tuple(shard for shard in shards if is_whole(folder / shard.file, shard.sha256))
-    is_complete = known is not None and known.is_complete and len(whole) == len(shards)
-    manifest = Manifest(made_from, whole, is_complete)
-    if manifest != known:
-        manifest.save(folder)
-    return manifest
+    known = Manifest(made_from, is_complete=any(manifest.is_complete for manifest in found))
+    for shard in (shard for manifest in found for shard in manifest.shards):
+        known = known.with_shard(shard)
+    whole = tuple(shard for shard in known.shards if is_whole(folder / shard.file, shard.sha256))
+    opened = replace(known, shards=whole, is_complete=known.is_complete and len(whole) == len(known.shards))
+    if found != [opened]:
+        opened.save(folder)
+    remove_parts(folder)
+    return opened
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the manifests of several processes, once the folder's own has what they say."""
+    for path in folder.glob(part_name("*")):
+        path.unlink(missing_ok=True)
 
 
 def model_fingerprint(model: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from attnflow_hf.backends import METHODS
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.options import Options
+from attnflow_hf.windows import Windows
 
 ON_ERROR = ("raise", "record", "skip")
 
@@ -24,18 +25,16 @@ class RunSettings:
     options: Options
     columns: Sequence[str] | None
     words: bool
+    save_layer_graphs: bool
     shard_size: int
     on_error: str
     truncation: bool
+    window: int | None
+    stride: int
 
     def __post_init__(self) -> None:
         """Check all that can be checked without a data set and a model."""
-        if not self.method:
-            raise OptionError(f"method must be a method or a list of them, got {self.method!r}")
-        for method in self.methods:
-            check_choice("method", method, METHODS)
-        if len(set(self.methods)) < len(self.methods):
-            raise OptionError(f"methods must differ from each other, got {list(self.methods)}")
+        self._check_methods()
         if isinstance(self.columns, str):
             raise OptionError(f"columns must be a list of names or None, got {self.columns!r}")
         if isinstance(self.shard_size, bool) or not isinstance(self.shard_size, int) or self.shard_size < 1:
@@ -45,6 +44,35 @@ class RunSettings:
             raise OptionError(
                 "a run keeps one score for each token: choose one output_position and one layer instead of 'all'"
             )
+        if self.save_layer_graphs and (self.window is not None or self.options.keep != "layers"):
+            raise OptionError(
+                "save_layer_graphs keeps the graph of a whole text: with windows, or keep='rollout', there is none"
+            )
+        self._check_windows()
+
+    def _check_methods(self) -> None:
+        if not self.method:
+            raise OptionError(f"method must be a method or a list of them, got {self.method!r}")
+        for method in self.methods:
+            check_choice("method", method, METHODS)
+        if len(set(self.methods)) < len(self.methods):
+            raise OptionError(f"methods must differ from each other, got {list(self.methods)}")
+
+    def _check_windows(self) -> None:
+        if self.windows is None:
+            return
+        if self.truncation or self.text_pair_column is not None:
+            raise OptionError("a window goes over one long text: it has no truncation, and no text_pair_column")
+        if self.options.output_position not in ("auto", "mean"):
+            raise OptionError(
+                "each window has positions of its own: output_position must be 'auto' or 'mean', "
+                f"got {self.options.output_position!r}"
+            )
+
+    @property
+    def windows(self) -> Windows | None:
+        """How long texts are cut, or `None`."""
+        return None if self.window is None else Windows(self.window, self.stride)
 
     @property
     def methods(self) -> list[str]:

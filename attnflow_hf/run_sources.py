@@ -25,6 +25,7 @@ class Source:
         fingerprint: By what it is known again.
         features: Their types, where it tells.
         n_rows: How many rows there are, where it tells.
+        has_random_access: Whether any rows can be had without those before them.
     """
 
     tables: Callable[[int, int], Iterator[pa.Table]]
@@ -32,6 +33,7 @@ class Source:
     fingerprint: dict[str, Any]
     features: Features | None = None
     n_rows: int | None = None
+    has_random_access: bool = False
 
 
 def source_of(dataset: Any) -> Source:
@@ -58,7 +60,7 @@ def _source_of_table(dataset: Dataset) -> Source:
         return iter(dataset.with_format("arrow").skip(start).iter(batch_size=size))
 
     known = {"kind": "Dataset", "fingerprint": dataset._fingerprint, "n_rows": len(dataset)}
-    return Source(tables, dataset.column_names, known, dataset.features, len(dataset))
+    return Source(tables, dataset.column_names, known, dataset.features, len(dataset), has_random_access=True)
 
 
 def _source_of_stream(dataset: IterableDataset) -> Source:

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, IterableDataset
 from tqdm import tqdm
 
 import attnflow_hf
-from attnflow_hf.attributing import attribute_all
 from attnflow_hf.attributor import Attributor
-from attnflow_hf.errors import AttnFlowError, CaptureError, OptionError, TextError, TokenizerError
-from attnflow_hf.given import given
-from attnflow_hf.inputs import Text
-from attnflow_hf.manifest import Manifest, Shard, model_fingerprint, open_folder, tokenizer_fingerprint
+from attnflow_hf.errors import OptionError, check_choice
+from attnflow_hf.manifest import Manifest, model_fingerprint, open_folder, tokenizer_fingerprint
+from attnflow_hf.nodes import Node, this_node
 from attnflow_hf.options import Options
+from attnflow_hf.run_local import run_local
+from attnflow_hf.run_ray import RayOptions, check_ray, run_ray
 from attnflow_hf.run_settings import RunSettings
 from attnflow_hf.run_sources import Source, source_of
-from attnflow_hf.shards import (
-    file_name,
-    join,
-    locked,
-    result_row,
-    result_schema,
-    write_table,
-)
-from attnflow_hf.signals import SIGNALS
+from attnflow_hf.run_work import RunWork
+from attnflow_hf.shard_maker import ShardMaker
+from attnflow_hf.shards import locked
 
-_ROW_ERRORS = (AttnFlowError, TypeError, ValueError)  # faults of a row; those of the machine stop the run
-_SAMPLE_TEXT = "a b c d"
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,8 @@ class RunReport:
         n_computed: How many of them were computed by this call.
         n_skipped: How many of them were in finished shards already.
         n_shards: How many shards there are.
+        n_bytes: How large they are.
+        seconds: How long this call took.
         errors: The rows that could not be explained, and why; those of earlier calls too.
     """
 
@@ -60,13 +53,17 @@ class RunReport:
     n_computed: int
     n_skipped: int
     n_shards: int
+    n_bytes: int
+    seconds: float
     errors: tuple[tuple[int, str], ...] = ()
 
     def __str__(self) -> str:
         """Return the numbers in a few lines, with the first errors."""
+        speed = f" in {self.seconds:.1f} s, {self.n_computed / self.seconds:.1f} rows/s" if self.n_computed else ""
+        size = f", {self.n_bytes / self.n_rows:,.0f} bytes a row" if self.n_rows else ""
         lines = [
-            f"{self.output}: {self.n_rows} rows in {self.n_shards} shards",
-            f"computed now: {self.n_computed}; finished before: {self.n_skipped}; errors: {len(self.errors)}",
+            f"{self.output}: {_count(self.n_rows, 'row')} in {_count(self.n_shards, 'shard')}{size}",
+            f"computed now: {self.n_computed}{speed}; finished before: {self.n_skipped}; errors: {len(self.errors)}",
             *(f"  row {row}: {message}" for row, message in self.errors[:3]),
         ]
         return "\n".join([*lines, "  ..."] if len(self.errors) > 3 else lines)
@@ -83,9 +80,16 @@ def run_dataset(
     options: Options | None = None,
     columns: Sequence[str] | None = None,
     words: bool = False,
+    save_layer_graphs: bool = False,
+    truncation: bool = False,
+    window: int | None = None,
+    stride: int = 128,
     shard_size: int = 1000,
     on_error: str = "raise",
-    truncation: bool = False,
+    engine: str = "local",
+    concurrency: int = 1,
+    num_gpus: float = 0,
+    num_cpus: int = 1,
     progress: bool = True,
 ) -> RunReport:
     """Return a report on a run over a data set, whose attributions lie in a folder of Parquet shards afterwards.
@@ -96,7 +100,10 @@ def run_dataset(
 
     Beside the data set's columns there are: `tokens`, `offsets`, `special_tokens_mask`; for each method
     `scores_<method>` (float32), with `words` also `words` and `word_scores_<method>`; `prediction_label` and
-    `prediction_probability`; `output_position` (null for the mean); `notes`; `error`.
+    `prediction_probability`; `output_position` (null for the mean); `notes`; `layer_graph`, if asked for; `error`.
+
+    Under `torchrun` or `accelerate launch` the processes share the shards among them; the folder, which all of them
+    must see, is that of a single process.
 
     Args:
         dataset: A `Dataset`, an `IterableDataset`, or dicts. A `Dataset` is known again by its fingerprint, others
@@ -109,10 +116,20 @@ def run_dataset(
         options: The options of `Attributor.__call__`; one output position and one layer.
         columns: Which columns of the data set to keep; by default all.
         words: Add the scores summed over words.
+        save_layer_graphs: Add each text's layer graph as `layer_graph`, float32 `[layer, query, key]`, residual
+            included: 4 bytes for each number, before compression.
+        truncation: Cut texts that are longer than the model can read; otherwise they are errors.
+        window: Read longer texts in windows of so many tokens, special tokens included; the score of a token is the
+            mean over the windows that it stands in, what a classifier says that of the mean of their logits.
+        stride: How many tokens a window shares with the one before it; the last may share more.
         shard_size: How many rows of the data set make a shard; what is lost at most when a run is stopped.
         on_error: What to do with a row that cannot be explained: `"raise"`, and keep the finished shards; `"skip"`:
             leave it out; `"record"`: keep it with nulls and the message in `error`. The manifest lists them.
-        truncation: Cut texts that are longer than the model can read; otherwise they are errors.
+        engine: `"local"`: this process, or those of its launcher. `"ray"`: actors of Ray Data, on one machine or on
+            many, for a `Dataset`; the extra `ray`. The folder is the same.
+        concurrency: How many actors of Ray.
+        num_gpus: GPUs of each actor; above 0 its model moves to one.
+        num_cpus: Cores of each actor, and threads of PyTorch in it.
         progress: Show a bar, if stderr is a terminal.
 
     Raises:
@@ -124,22 +141,80 @@ def run_dataset(
         >>> report = run_dataset(dataset, attributor, "flows", method=["flow", "rollout"])  # doctest: +SKIP
         >>> flows = datasets.load_dataset("parquet", data_files="flows/*.parquet")  # doctest: +SKIP
     """
-    source = source_of(dataset)
+    start = time.perf_counter()
+    check_choice("engine", engine, ENGINES)
     settings = RunSettings(
-        text_column, text_pair_column, method, options or Options(), columns, words, shard_size, on_error, truncation
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        method=method,
+        options=options or Options(),
+        columns=columns,
+        words=words,
+        save_layer_graphs=save_layer_graphs,
+        truncation=truncation,
+        window=window,
+        stride=stride,
+        shard_size=shard_size,
+        on_error=on_error,
     )
-    kept = _check_columns(source, settings)
+    ray = RayOptions(concurrency, num_gpus, num_cpus) if engine == "ray" else None
+    source = source_of(dataset)
+    maker = ShardMaker(attributor, settings, kept=None)
+    maker = replace(maker, kept=_check_columns(source, settings, maker.result_schema().names))
     made_from = _made_from(source, attributor, settings)
-    run = _Run(source, attributor, settings, Path(output), kept)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with locked(run.folder):
-        before = open_folder(run.folder, made_from)
-        manifest = before if before.is_complete else run.finish(before, progress=progress)
+    before, manifest = _run(RunWork(source, maker, Path(output)), made_from, ray, progress=progress)
     n_rows, n_skipped = (sum(shard.stop - shard.start for shard in each.shards) for each in (manifest, before))
-    return RunReport(run.folder, n_rows, n_rows - n_skipped, n_skipped, len(manifest.shards), manifest.errors)
+    return RunReport(
+        output=Path(output),
+        n_rows=n_rows,
+        n_computed=n_rows - n_skipped,
+        n_skipped=n_skipped,
+        n_shards=len(manifest.shards),
+        n_bytes=sum((Path(output) / shard.file).stat().st_size for shard in manifest.shards),
+        seconds=time.perf_counter() - start,
+        errors=manifest.errors,
+    )
 
 
-def _check_columns(source: Source, settings: RunSettings) -> list[str] | None:
+def _run(
+    work: RunWork, made_from: dict[str, Any], ray: RayOptions | None, *, progress: bool
+) -> tuple[Manifest, Manifest]:
+    """Return the manifests before and after what was left to do is done."""
+    if ray is not None:
+        check_ray(work)
+    with this_node() as node, ExitStack() as stack:
+        if ray is not None and node.size > 1:
+            raise OptionError("engine 'ray' has processes of its own; start it without torchrun or accelerate launch")
+        before = node.agree(lambda: _open(work.folder, made_from, stack))
+        before.check_made_from(made_from)
+        if before.is_complete:
+            return before, before
+        work.maker.check()
+        with _bar(work.source, before, node, progress=progress) as bar:
+            after = run_local(work, before, node, bar) if ray is None else run_ray(work, before, ray, bar)
+    return before, after
+
+
+def _open(folder: Path, made_from: dict[str, Any], stack: ExitStack) -> Manifest:
+    """Return what is finished in the folder, which is kept to this run until the stack is closed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(locked(folder))
+    return open_folder(folder, made_from)
+
+
+def _bar(source: Source, before: Manifest, node: Node, *, progress: bool) -> Any:
+    """Return the bar, which process 0 shows in a terminal, of its own share of the rows."""
+    is_shown = progress and node.rank == 0 and sys.stderr.isatty()
+    done = sum(shard.stop - shard.start for shard in before.shards)
+    left = None if source.n_rows is None else (source.n_rows - done) // node.size
+    return tqdm(total=None if left is None else left + done, initial=done, unit="row", disable=not is_shown)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _check_columns(source: Source, settings: RunSettings, taken: Sequence[str]) -> list[str] | None:
     """Return the data set's columns that are kept; `None` where it has no rows to tell."""
     if source.columns is None:
         return None
@@ -150,7 +225,6 @@ def _check_columns(source: Source, settings: RunSettings) -> list[str] | None:
             if name not in source.columns:
                 raise OptionError(f"{option} {name!r} is no column of the data set; it has {source.columns}")
     kept = source.columns if settings.columns is None else list(settings.columns)
-    taken = set(result_schema(settings.methods, words=settings.words).names)
     if clash := [name for name in kept if name in taken]:
         raise OptionError(f"the run adds columns named {clash}; rename the data set's, or leave them out by columns=")
     return kept
@@ -170,125 +244,3 @@ def _made_from(source: Source, attributor: Attributor, settings: RunSettings) ->
         "dataset": source.fingerprint,
         "batch_size": int(attributor.batch_size),
     }
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run under way."""
-
-    source: Source
-    attributor: Attributor
-    settings: RunSettings
-    folder: Path
-    kept: list[str] | None
-
-    def finish(self, manifest: Manifest, *, progress: bool) -> Manifest:
-        """Compute the shards that are not finished, and return the complete manifest."""
-        self._check_attributor()
-        done = {shard.file: shard.stop - shard.start for shard in manifest.shards}
-        n_done = sum(done.values())
-        is_shown = progress and sys.stderr.isatty()
-        with tqdm(total=self.source.n_rows, initial=n_done, unit="row", disable=not is_shown) as bar:
-            for number, table in self._tables(set(done)):
-                bar.set_postfix_str(file_name(number))
-                manifest = manifest.with_shard(self._compute(number, table))
-                manifest.save(self.folder)
-                bar.update(len(table))
-        manifest = replace(manifest, is_complete=True)
-        manifest.save(self.folder)
-        return manifest
-
-    def _check_attributor(self) -> None:
-        """Raise what would be an error in every row, before the first."""
-        if self.attributor.model.main_input_name in SIGNALS:
-            raise OptionError(f"{type(self.attributor.model).__name__} does not read text; a run is over texts")
-        if self.attributor.tokenizer is None:
-            raise TokenizerError("a run over texts needs a tokenizer: use Attributor(model, tokenizer)")
-        with suppress(TextError):  # a tokenizer that knows none of the sample's words
-            self._results([_SAMPLE_TEXT], replace(self.settings.options, output_position="auto"))
-
-    def _tables(self, done: set[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Yield the number and rows of each shard that is not finished; of an empty data set one without rows."""
-        size = self.settings.shard_size
-        first = next(number for number in range(len(done) + 1) if file_name(number) not in done)
-        tables = self.source.tables(first * size, size)
-        if first == 0:
-            head = next(tables, None)
-            tables = chain([self._no_rows() if head is None else head], tables)
-        for number, table in enumerate(tables, start=first):
-            if file_name(number) not in done:
-                yield number, table
-
-    def _no_rows(self) -> pa.Table:
-        features = self.source.features
-        return pa.table({}) if features is None else features.arrow_schema.empty_table()
-
-    def _compute(self, number: int, table: pa.Table) -> Shard:
-        """Write a shard's file, and return what the manifest says of it."""
-        start = number * self.settings.shard_size
-        stop = start + len(table)
-        results = self._explain(self._texts(table), start)
-        errors = [(start + row, str(each["error"])) for row, each in enumerate(results) if "error" in each]
-        if self.settings.on_error == "skip":
-            kept = [row for row, each in enumerate(results) if "error" not in each]
-            table, results = table.take(pa.array(kept, pa.int64())), [results[row] for row in kept]
-        try:
-            joined = join(table, results, self._schema(number, table))
-        except pa.ArrowException as error:
-            raise OptionError(
-                f"rows {start} to {stop - 1} of the data set do not have the types of those before: {error}; "
-                "give a Dataset, which has one type for each column"
-            ) from error
-        path = self.folder / file_name(number)
-        return Shard(path.name, start, stop, len(joined), write_table(path, joined), tuple(errors))
-
-    def _texts(self, table: pa.Table) -> list[Any]:
-        if not len(table):
-            return []
-        texts: list[Any] = table[self.settings.text_column].to_pylist()
-        if self.settings.text_pair_column is None:
-            return texts
-        return list(zip(texts, table[self.settings.text_pair_column].to_pylist(), strict=True))
-
-    def _explain(self, texts: Sequence[Text], start: int) -> list[dict[str, Any]]:
-        """Return a result for each text; where some cannot be explained, they are found by halving."""
-        try:
-            return self._results(texts, self.settings.options)
-        except _ROW_ERRORS as error:
-            if _is_of_the_machine(error):
-                raise
-            if len(texts) == 1:
-                return [self._failed(error, start)]
-        half = len(texts) // 2
-        return self._explain(texts[:half], start) + self._explain(texts[half:], start + half)
-
-    def _results(self, texts: Sequence[Text], options: Options) -> list[dict[str, Any]]:
-        attributor, settings = self.attributor, self.settings
-        asked = given(attributor.model, attributor.tokenizer, list(texts), truncation=settings.truncation)
-        found = attribute_all(attributor.wrapped, asked, settings.methods, options)
-        return [result_row(by_method, words=settings.words) for by_method in found]
-
-    def _failed(self, error: Exception, row: int) -> dict[str, Any]:
-        message = str(error)
-        if self.settings.on_error != "raise":
-            return {"error": f"{type(error).__name__}: {message}"}
-        kind = type(error) if isinstance(error, AttnFlowError) else TextError
-        raise kind(
-            f"row {row} of the data set: {message} (finished shards are kept; on_error='skip' or 'record' goes on)"
-        ) from error
-
-    def _schema(self, number: int, table: pa.Table) -> pa.Schema:
-        """Return the columns of all shards and their types: those of the first shard, where no data set tells."""
-        if self.source.features is None and number > 0:
-            return Features.from_arrow_schema(pq.read_schema(self.folder / file_name(0))).arrow_schema
-        features = self.source.features or Features.from_arrow_schema(table.schema)
-        kept = {name: features[name] for name in features if self.kept is None or name in self.kept}
-        results = result_schema(self.settings.methods, words=self.settings.words)
-        return Features({**kept, **Features.from_arrow_schema(results)}).arrow_schema
-
-
-def _is_of_the_machine(error: Exception) -> bool:
-    """Return whether a forward pass broke off for no fault of its texts that could be told, as on a lost GPU."""
-    cause = error.__cause__
-    is_fault = isinstance(cause, (RuntimeError, MemoryError, OSError)) and not isinstance(cause, AttnFlowError)
-    return isinstance(error, CaptureError) and is_fault

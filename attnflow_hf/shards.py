@@ -9,18 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attnflow_hf.attribution import Attribution
-from attnflow_hf.errors import OptionError
+from attnflow_hf.errors import IntArray, OptionError
 
 try:
     import fcntl
 except ImportError:  # a system without POSIX locks
     fcntl = None  # type: ignore[assignment]
 
+Float32Array = npt.NDArray[np.float32]
+LAYER_GRAPH = "layer_graph"
 _LEFTOVERS = ".*.tmp"
+_MOST_VALUES = 2**31 - 1
 
 
 def file_name(number: int) -> str:
@@ -28,7 +33,7 @@ def file_name(number: int) -> str:
     return f"shard-{number:05d}.parquet"
 
 
-def result_schema(methods: Sequence[str], *, words: bool) -> pa.Schema:
+def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool) -> pa.Schema:
     """Return the columns that a run adds to those of its data set, and their types."""
     scores = pa.list_(pa.float32())
     types = {
@@ -42,6 +47,7 @@ def result_schema(methods: Sequence[str], *, words: bool) -> pa.Schema:
         "prediction_probability": pa.float32(),
         "output_position": pa.int32(),
         "notes": pa.list_(pa.string()),
+        **({LAYER_GRAPH: pa.list_(pa.list_(scores))} if layer_graphs else {}),
         "error": pa.string(),
     }
     return pa.schema(list(types.items()))
@@ -81,10 +87,14 @@ def join(inputs: pa.Table, results: Sequence[Mapping[str, Any]], schema: pa.Sche
     Raises:
         pyarrow.ArrowInvalid: A column of the data set does not have the type that the schema says.
     """
-    own = pa.Table.from_pylist(list(results), schema=pa.schema(list(schema)[_n_inputs(schema) :]))
+    names = schema.names[_n_inputs(schema) :]
+    plain = pa.schema([schema.field(name) for name in names if name != LAYER_GRAPH])
+    own = pa.Table.from_pylist(list(results), schema=plain)
     columns = []
     for field in schema:
-        if field.name in own.column_names:
+        if field.name == LAYER_GRAPH:
+            columns.append(_nested([row.get(LAYER_GRAPH) for row in results]))
+        elif field.name in own.column_names:
             columns.append(own[field.name])
         elif field.name in inputs.column_names:
             columns.append(inputs[field.name].cast(field.type))
@@ -93,22 +103,41 @@ def join(inputs: pa.Table, results: Sequence[Mapping[str, Any]], schema: pa.Sche
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def _nested(graphs: Sequence[Float32Array | None]) -> pa.ListArray:
+    """Return arrays `[layer, query, key]` as one column of nested lists."""
+    known = [graph for graph in graphs if graph is not None]
+    n_values = sum(graph.size for graph in known)
+    if n_values > _MOST_VALUES:
+        raise OptionError(
+            f"the layer graphs of a shard have {n_values:,} numbers, more than a column of Parquet can hold; choose a "
+            f"shard_size of at most {max(1, len(known) * _MOST_VALUES // n_values)}"
+        )
+    flat = np.concatenate([np.zeros(0, dtype=np.float32), *(graph.reshape(-1) for graph in known)])
+    keys = np.concatenate([np.zeros(0, dtype=np.int64), *(np.full(len(g) * g.shape[1], g.shape[2]) for g in known)])
+    queries = np.concatenate([np.zeros(0, dtype=np.int64), *(np.full(len(g), g.shape[1]) for g in known)])
+    layers = np.array([0 if graph is None else len(graph) for graph in graphs], dtype=np.int64)
+    column = pa.array(flat)
+    for lengths in (keys, queries):
+        column = pa.ListArray.from_arrays(_offsets(lengths), column)
+    missing = pa.array([graph is None for graph in graphs], pa.bool_())
+    return pa.ListArray.from_arrays(_offsets(layers), column, mask=missing)
+
+
+def _offsets(lengths: IntArray) -> pa.Array:
+    return pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
+
+
 def _n_inputs(schema: pa.Schema) -> int:
     return int(schema.get_field_index("tokens"))  # the first of the results; no column of the inputs has this name
 
 
-def write_table(path: Path, table: pa.Table) -> str:
-    """Write a table as a Parquet file, whole or not at all, and return the SHA-256 of its bytes.
-
-    The same table always gives the same bytes.
-    """
+def encoded(table: pa.Table) -> memoryview:
+    """Return the bytes of a table as a Parquet file; the same table always gives the same."""
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
         if table.num_rows:  # datasets cannot read a row group of no rows
             writer.write_table(table, row_group_size=table.num_rows)
-    data = memoryview(buffer.getvalue())
-    write_bytes(path, data)
-    return hashlib.sha256(data).hexdigest()
+    return memoryview(buffer.getvalue())
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

@@ -11,7 +11,7 @@ import attnflow_hf
 
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
-    ["errors", "white_space"],
+    ["errors", "threads", "white_space"],
     ["tokens", "html", "terminal", "prediction", "attentions"],
     ["storage", "layer_graph", "word_attribution"],
     ["saturation", "flow_result", "backends.flow_workspace"],
@@ -27,16 +27,29 @@ ROWS = [
     ["reader", "loading"],
     ["scoring"],
     ["attributing"],
-    ["attributor", "run_settings"],
-    ["pipeline", "shards"],
+    ["attributor", "windows"],
+    ["pipeline", "run_settings", "shards"],
     ["manifest", "run_sources"],
+    ["shard_maker", "nodes"],
+    ["run_work"],
+    ["run_local", "run_ray"],
     ["runs"],
     ["cli", "verb_number"],
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
 HUGGING_FACE |= {"pipeline", "runs"}
-TENSORS = {"manifest", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs", "decoder_inputs"}
+TENSORS = {
+    "manifest",
+    "nodes",
+    "run_ray",
+    "pipeline_tokens",
+    "query_blocks",
+    "rollout_fold",
+    "signals",
+    "inputs",
+    "decoder_inputs",
+}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
@@ -45,9 +58,9 @@ GUARDED = {
     "rich": {"terminal"},
     "typer": {"cli"},
     "yaml": {"verb_number"},
-    "datasets": {"run_sources", "runs"},
-    "pyarrow": {"run_sources", "runs", "shards"},
-    "ray": set(),
+    "datasets": {"run_sources", "run_work", "shard_maker", "runs"},
+    "pyarrow": {"run_sources", "run_work", "shard_maker", "shards"},
+    "ray": {"run_ray"},
     "matplotlib": set(),
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -14,7 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
 from tiny_models import bert, gpt2, tokenizer
 
-from attnflow_hf import Attributor, Options, runs
+from attnflow_hf import Attributor, Options, shard_maker
 from attnflow_hf.errors import FileFormatError, OptionError, PositionError, TextError, TokenizerError
 from attnflow_hf.runs import run_dataset
 
@@ -106,9 +106,7 @@ def test_rows_are_the_attributors_own(attributor, tmp_path):
 
 def test_several_methods_options_and_words(attributor, tmp_path):
     options = Options(layer=1, output_position=1, normalize="max", special_tokens="drop")
-    run(
-        as_dataset(), attributor, tmp_path / "out", method=["raw", "flow"], options=options, words=True, columns=["id"]
-    )
+    run(as_dataset(), attributor, tmp_path / "out", method=["raw", "flow"], options=options, words=True, columns=["id"])
     found = read(tmp_path / "out")
     assert "text" not in found.column_names
     assert found.features["word_scores_raw"].feature.dtype == "float32"
@@ -168,8 +166,10 @@ def test_every_kind_of_data_set_gives_the_same_shards_and_resumes(attributor, tm
     }
     (tmp_path / "out" / "shard-00001.parquet").unlink()
     (tmp_path / "out" / "shard-00003.parquet").write_bytes(b"damaged")
-    calls, original = [], runs.attribute_all
-    monkeypatch.setattr(runs, "attribute_all", lambda *given: calls.append(len(given[1].samples)) or original(*given))
+    calls, original = [], shard_maker.attribute_each
+    monkeypatch.setattr(
+        shard_maker, "attribute_each", lambda *given: calls.append(len(given[1].samples)) or original(*given)
+    )
     report = run(STREAMS[kind](), attributor, tmp_path / "out")
     assert calls == [1, 4, 2]  # the check of the options, shard 1, shard 3
     assert (report.n_rows, report.n_computed, report.n_skipped) == (14, 6, 8)
@@ -238,8 +238,10 @@ def test_a_second_run_computes_nothing(attributor, tmp_path):
     report = run(as_dataset(), without_forward_passes(attributor), tmp_path / "out")
     assert (report.n_rows, report.n_computed, report.n_skipped, report.n_shards) == (14, 0, 14, 4)
     assert (content(tmp_path / "out"), [path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()]) == before
+    size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.parquet"))
+    assert report.n_bytes == size
     assert str(report).splitlines() == [
-        f"{tmp_path / 'out'}: 14 rows in 4 shards",
+        f"{tmp_path / 'out'}: 14 rows in 4 shards, {size / 14:,.0f} bytes a row",
         "computed now: 0; finished before: 14; errors: 0",
     ]
 
@@ -256,7 +258,7 @@ def run_and_be_killed(folder):
 
 def kill_at(where, count):
     """Kill this process at a call, counted from 0: before or after a file gets its name, or before the model runs."""
-    owner, name = (runs, "attribute_all") if where == "compute" else (os, "replace")
+    owner, name = (shard_maker, "attribute_each") if where == "compute" else (os, "replace")
     calls, original = [], getattr(owner, name)
 
     def killing(*args):
@@ -310,7 +312,7 @@ def test_a_full_disk_leaves_no_half_file(attributor, tmp_path, monkeypatch, at):
 
 def test_an_interrupt_keeps_the_finished_shards(attributor, tmp_path, monkeypatch):
     run(as_dataset(), attributor, tmp_path / "wanted")
-    calls, original = [], runs.attribute_all
+    calls, original = [], shard_maker.attribute_each
 
     def interrupted(self, *args):
         calls.append(args)
@@ -318,7 +320,7 @@ def test_an_interrupt_keeps_the_finished_shards(attributor, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(runs, "attribute_all", interrupted)
+    monkeypatch.setattr(shard_maker, "attribute_each", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(as_dataset(), attributor, tmp_path / "out")
     assert sorted(content(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
@@ -535,6 +537,6 @@ def test_the_bar_is_for_terminals(attributor, tmp_path, capsys, monkeypatch):
     run(as_dataset(), attributor, tmp_path / "bar")
     shown = capsys.readouterr().err
     assert "14/14" in shown
-    assert "shard-00003.parquet" in shown
+    assert "shard 3" in shown
     run(as_dataset(), attributor, tmp_path / "quiet", progress=False)
     assert capsys.readouterr().err == ""

@@ -15,6 +15,7 @@ from attnflow_hf.backends.flow_workspace import is_cached, new_workspace
 from attnflow_hf.errors import FloatArray, FlowError, IntArray, OptionError
 from attnflow_hf.flow_result import FlowResult
 from attnflow_hf.layer_graph import LayerGraph
+from attnflow_hf.threads import n_threads_of_call
 
 MIN_WORK_OF_A_THREAD = 50_000
 """So many (pairs x nodes) take some milliseconds; a thread for less costs more than it gives."""
@@ -113,7 +114,7 @@ def _count_threads(tasks: Sequence[Task], n_threads: int | None) -> int:
     """Return how many threads are worth it."""
     config: Any = numba.config
     work = sum(task.work for task in tasks)
-    wanted = n_threads or config.NUMBA_NUM_THREADS
+    wanted = n_threads or n_threads_of_call(otherwise=config.NUMBA_NUM_THREADS)
     return int(max(1, min(wanted, len(tasks), work // MIN_WORK_OF_A_THREAD)))
 
 
