@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -14,6 +16,8 @@ import torch.distributed as dist
 Value = TypeVar("Value")
 
 _PATIENCE = timedelta(days=30)  # for those who work longer; one that fails is ended by its launcher, and all with it
+
+_runs = count()
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,22 @@ def this_node() -> Iterator[Node]:
         yield Node()
         return
     if is_ours:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        from torch.distributed.distributed_c10d import PrefixStore  # some builds of PyTorch have none
+
+        store, rank, size = _meeting()
+        own = PrefixStore(f"attnflow_hf/{next(_runs)}", store)  # of a later run too, which meets anew
+        dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=_PATIENCE)
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         yield Node(dist.get_rank(), dist.get_world_size(), group)
     finally:
         dist.destroy_process_group(None if is_ours else group)
+
+
+@cache
+def _meeting() -> tuple[Any, int, int]:
+    """Return where the processes of the launcher meet, which one this is, and how many there are."""
+    from torch.distributed.rendezvous import rendezvous
+
+    found: tuple[Any, int, int] = next(rendezvous("env://", timeout=_PATIENCE))
+    return found

@@ -83,7 +83,7 @@ def run_dataset(
     save_layer_graphs: bool = False,
     truncation: bool = False,
     window: int | None = None,
-    stride: int = 128,
+    stride: int = 0,
     shard_size: int = 1000,
     on_error: str = "raise",
     engine: str = "local",

@@ -1,9 +1,11 @@
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
 from tiny_models import bert, gpt2, tokenizer
 
-from attnflow_hf import Attributor, Options, shard_maker
+from attnflow_hf import Attributor, LayerGraph, Options, flow, shard_maker
 from attnflow_hf.errors import FileFormatError, OptionError, PositionError, TextError, TokenizerError
 from attnflow_hf.runs import run_dataset
+from attnflow_hf.windows import Windows, attribute_windows
 
 WORDS = "the key to the old cabinets is on a table and the cat sat near the mat".split()
 TEXTS = [" ".join(WORDS[: 2 + row % 7]) for row in range(14)]
@@ -123,6 +126,57 @@ def test_all_methods_are_made_from_one_forward_pass(attributor, tmp_path):
     attributor.model.register_forward_hook(lambda *_: calls.append(1))
     run(as_dataset(), attributor, tmp_path / "out", method=["raw", "rollout", "flow"])
     assert len(calls) == 1 + 2 + 2 + 2 + 1  # the check of the options, then 4, 4, 4 and 2 rows by 3
+
+
+LONG = [*TEXTS[:5], " ".join(WORDS * 5), *TEXTS[5:9], " ".join(WORDS * 7)]
+
+
+def test_long_texts_are_read_in_windows(attributor, tmp_path):
+    options = Options(special_tokens="drop")
+    run(
+        as_dataset(LONG), attributor, tmp_path / "out", window=16, stride=4, method=["rollout", "flow"], options=options
+    )
+    cut = [Windows(16, 4).of(attributor.model, attributor.tokenizer, text) for text in LONG]
+    wanted = dict(attribute_windows(attributor.wrapped, cut, ["rollout", "flow"], options))
+    for index, row in enumerate(read(tmp_path / "out")):
+        for method, each in wanted[index].items():
+            np.testing.assert_allclose(row[f"scores_{method}"], each.scores, rtol=0, atol=1e-6)
+            assert row["tokens"] == LONG[index].split()
+            assert row["prediction_label"] == each.prediction.label
+            assert [LONG[index][start:stop] for start, stop in row["offsets"]] == row["tokens"]
+
+
+def test_a_text_that_no_window_can_have_is_an_error_of_its_row(attributor, tmp_path):
+    report = run(as_dataset([*LONG, ""]), attributor, tmp_path / "out", window=16, stride=4, on_error="record")
+    assert report.errors == (
+        (11, "TextError: the text is empty: it has no token but special ones, so there is nothing to attribute to"),
+    )
+
+
+def test_layer_graphs_are_kept_where_they_are_asked_for(attributor, tmp_path):
+    poisoned = [*TEXTS[:5], "", *TEXTS[6:]]
+    options = Options(residual_weight=0.25)
+    run(as_dataset(poisoned), attributor, tmp_path / "out", save_layer_graphs=True, options=options, on_error="record")
+    empty = run(as_dataset().select([]), attributor, tmp_path / "empty", save_layer_graphs=True)
+    assert (empty.n_rows, empty.n_shards) == (0, 1)
+    found = read(tmp_path / "out")
+    assert found.features["layer_graph"].feature.feature.feature.dtype == "float32"
+    for row, text in zip(found, poisoned, strict=True):
+        if not text:
+            assert row["layer_graph"] is None
+            continue
+        n = len(row["tokens"])
+        graph = LayerGraph(np.array(row["layer_graph"], dtype=np.float64))
+        assert (graph.n_layers, graph.n_tokens) == (3, n)
+        np.testing.assert_allclose(graph.weights.sum(axis=-1), 1.0, rtol=0, atol=1e-6)
+        values = flow(graph, output_positions=0)
+        np.testing.assert_allclose(values / values.sum(), row["scores_flow"], rtol=0, atol=1e-6)
+
+
+def test_more_layer_graphs_than_a_column_can_hold_are_told(attributor, tmp_path, monkeypatch):
+    monkeypatch.setattr("attnflow_hf.shards._MOST_VALUES", 500)
+    with pytest.raises(OptionError, match=r"of a shard have 783 numbers, more than .* a shard_size of at most 2"):
+        run(as_dataset(), attributor, tmp_path / "out", save_layer_graphs=True)
 
 
 def test_pairs(attributor, tmp_path):
@@ -246,6 +300,21 @@ def test_a_second_run_computes_nothing(attributor, tmp_path):
     ]
 
 
+def run_until_killed_ten_times(folder):
+    """Run in processes of their own, each killed at a random moment; when one ends before, begin another folder."""
+    draw, n_killed, number = random.Random(0), 0, 0
+    while n_killed < 10:
+        if (child := os.fork()) == 0:
+            attributor = new_attributor()
+            attributor.model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+            run(as_dataset(), attributor, Path(folder) / str(number), shard_size=1)
+            os._exit(0)
+        time.sleep(draw.uniform(0.0, 0.8))
+        os.kill(child, signal.SIGKILL)
+        was_killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        n_killed, number = n_killed + was_killed, number + (not was_killed)
+
+
 def run_and_be_killed(folder):
     """Run once for each moment, in a process of its own that ends in SIGKILL there."""
     for moment in json.loads(os.environ["MOMENTS"]):
@@ -294,6 +363,20 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(attributor, tmp_path):
         report = run(as_dataset(), attributor, folder)
         assert (report.n_computed, report.n_skipped) == (14 - n_rows, n_rows), moment
         assert content(folder) == content(tmp_path / "wanted"), moment
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
+def test_a_run_killed_at_random_moments_is_resumed_to_the_same_bytes(attributor, tmp_path):
+    code = KILLED.replace("run_and_be_killed", "run_until_killed_ten_times")
+    script = [sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run(as_dataset(), attributor, tmp_path / "wanted", shard_size=1)
+    folders = [path for path in tmp_path.iterdir() if path.name != "wanted"]
+    assert folders
+    for folder in folders:
+        run(as_dataset(), attributor, folder, shard_size=1)
+        assert content(folder) == content(tmp_path / "wanted")
 
 
 @pytest.mark.parametrize("at", [1, 3, 4])
@@ -498,6 +581,17 @@ def test_faults_of_the_machine_are_none_of_a_row(attributor, tmp_path, fault):
         ({"method": ["flows"]}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
         ({"method": ["flow", "flow"]}, OptionError, "methods must differ from each other"),
         ({"columns": "id"}, OptionError, "columns must be a list of names or None, got 'id'"),
+        ({"window": 0}, OptionError, "window must be an integer of at least 1, got 0"),
+        ({"window": 65}, OptionError, "a window of 65 tokens is more than the 64 which the model reads at most"),
+        ({"window": 16, "truncation": True}, OptionError, "it has no truncation, and no text_pair_column"),
+        ({"window": 16, "text_pair_column": "id"}, OptionError, "it has no truncation, and no text_pair_column"),
+        ({"window": 16, "options": Options(output_position=0)}, OptionError, "must be 'auto' or 'mean', got 0"),
+        ({"window": 16, "save_layer_graphs": True}, OptionError, "save_layer_graphs keeps the graph of a whole text"),
+        (
+            {"save_layer_graphs": True, "method": "rollout", "options": Options(keep="rollout")},
+            OptionError,
+            "save_layer_graphs keeps the graph of a whole text",
+        ),
         ({"shard_size": 0}, OptionError, "shard_size must be a positive integer, got 0"),
         ({"on_error": "ignore"}, OptionError, "unknown on_error 'ignore'; choose one of 'raise', 'record', 'skip'"),
         (
