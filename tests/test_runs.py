@@ -170,7 +170,7 @@ def test_layer_graphs_are_kept_where_they_are_asked_for(attributor, tmp_path):
         assert (graph.n_layers, graph.n_tokens) == (3, n)
         np.testing.assert_allclose(graph.weights.sum(axis=-1), 1.0, rtol=0, atol=1e-6)
         values = flow(graph, output_positions=0)
-        np.testing.assert_allclose(values / values.sum(), row["scores_flow"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(values[0] / values.sum(), row["scores_flow"], rtol=0, atol=1e-6)
 
 
 def test_more_layer_graphs_than_a_column_can_hold_are_told(attributor, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from bench_flow import describe_machine
 from datasets import Dataset
@@ -69,7 +70,7 @@ def make_attributor(arguments: argparse.Namespace) -> Attributor:
     """Return the wrapped classifier."""
     try:
         folder = shared_folder("models") / "minilm-sst2"
-    except BaseException:  # pytest's skip
+    except pytest.skip.Exception:
         return Attributor(random_model().to(arguments.device), word_tokenizer(), batch_size=arguments.batch_size)
     return Attributor.from_pretrained(folder, device=arguments.device, batch_size=arguments.batch_size)
 
@@ -95,7 +96,7 @@ def make_texts(arguments: argparse.Namespace) -> list[str]:
     """Return the texts; made-up ones have as many words as the real ones."""
     try:
         data = shared_folder("data")
-    except BaseException:  # pytest's skip
+    except pytest.skip.Exception:
         draw = np.random.default_rng(0)
         lengths = draw.gamma(6, 130, arguments.rows) if arguments.long else draw.gamma(4, 5, arguments.rows)
         return [" ".join(f"w{word}" for word in draw.integers(0, 1000, int(n) + 3)) for n in lengths]
