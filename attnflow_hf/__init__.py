@@ -1,10 +1,13 @@
 """Token attributions by raw attention, attention rollout and exact attention flow, for Transformers models.
 
-The public names are loaded on first use, so that importing the package is fast and imports no torch.
+The public names are loaded on first use, so that importing the package is fast and imports no torch. It makes
+`transformers.pipeline("text-attribution", model=...)` known as soon as both packages are imported.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from attnflow_hf import registration
 
 __version__ = "0.1.0"
 
@@ -58,3 +61,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Return the public names."""
     return sorted([*__all__, "__version__"])
+
+
+registration.register()

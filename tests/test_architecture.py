@@ -11,7 +11,7 @@ import attnflow_hf
 
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
-    ["errors", "threads", "white_space"],
+    ["errors", "threads", "white_space", "registration"],
     ["tokens", "html", "terminal", "prediction", "attentions"],
     ["storage", "layer_graph", "word_attribution"],
     ["saturation", "flow_result", "backends.flow_workspace"],
@@ -29,7 +29,7 @@ ROWS = [
     ["attributing"],
     ["attributor", "windows"],
     ["pipeline", "run_settings", "shards"],
-    ["manifest", "run_sources"],
+    ["manifest", "run_sources", "text_attribution"],
     ["shard_maker", "nodes"],
     ["run_work"],
     ["run_local", "run_ray"],
@@ -38,18 +38,9 @@ ROWS = [
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
-HUGGING_FACE |= {"pipeline", "runs"}
-TENSORS = {
-    "manifest",
-    "nodes",
-    "run_ray",
-    "pipeline_tokens",
-    "query_blocks",
-    "rollout_fold",
-    "signals",
-    "inputs",
-    "decoder_inputs",
-}
+HUGGING_FACE |= {"pipeline", "runs", "text_attribution"}
+TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
+TENSORS |= {"decoder_inputs"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},

@@ -19,6 +19,7 @@ import attnflow_hf
 from attnflow_hf import Attributor, Options, attach, backends, flow, run_dataset
 from attnflow_hf.cli import app
 from attnflow_hf.saturation import measure_saturation
+from attnflow_hf.text_attribution import OPTIONS, TextAttributionPipeline
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,6 +121,9 @@ def test_public_names_and_options_are_in_the_readme():
             assert f"`{name}`" in README, f"option {name} of {function.__name__} is not in the README"
     for name in inspect.signature(Attributor.generate).parameters.keys() - {"self", "text"}:
         assert f"`{name}`" in README, f"option {name} of generate is not in the README"
+    for name in OPTIONS:
+        for where, text in (("README", README), ("docstring", TextAttributionPipeline.__doc__)):
+            assert f"`{name}`" in text, f"option {name} of the text-attribution pipeline is not in its {where}"
 
 
 def test_commands_and_their_options_are_in_the_readme():

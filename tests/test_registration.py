@@ -1,0 +1,69 @@
+import subprocess
+import sys
+
+import pytest
+
+from attnflow_hf.registration import _Finder, register
+
+CALL = """
+result = transformers.pipeline("text-attribution", device="cpu")("the keys")
+assert result["prediction_label"] == "plural", result
+"""
+ORDERS = {
+    "attnflow_hf first": "import attnflow_hf, transformers",
+    "transformers first": "import transformers; transformers.pipeline; import attnflow_hf",
+    "a name out of transformers": "import attnflow_hf; from transformers import pipeline; import transformers",
+    "the pipeline's own module": "import attnflow_hf.text_attribution, transformers",
+    "another pipeline first": "import attnflow_hf.pipeline, transformers",
+    "somebody looks for the module": """
+import attnflow_hf, importlib.util, transformers
+assert importlib.util.find_spec("transformers.pipelines").name == "transformers.pipelines"
+assert "transformers.pipelines" not in __import__("sys").modules""",
+    "twice": """
+import attnflow_hf, transformers
+attnflow_hf.registration.register()
+transformers.pipeline
+attnflow_hf.registration.register()""",
+}
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_pipeline_is_there_whatever_is_imported_first(order):
+    done = run(ORDERS[order] + CALL)
+    assert done.returncode == 0, done.stderr
+    assert "already registered" not in done.stderr
+
+
+def test_transformers_alone_knows_no_such_pipeline():
+    done = run("import transformers\ntransformers.pipeline('text-attribution')")
+    assert "Unknown task text-attribution" in done.stderr
+
+
+def test_our_modules_do_not_load_transformers_pipelines_so_that_no_import_runs_in_a_circle():
+    code = "import sys, attnflow_hf.attributor, attnflow_hf.shards; sys.exit('transformers.pipelines' in sys.modules)"
+    assert run(code).returncode == 0
+
+
+def test_waiting_for_transformers_is_one_finder_that_finds_nothing_else():
+    code = """
+import sys
+n_before = len(sys.meta_path)
+import attnflow_hf
+attnflow_hf.registration.register()
+sys.exit(len(sys.meta_path) - n_before - 1)"""
+    assert run(code).returncode == 0
+    assert _Finder().find_spec("transformers") is None
+    assert _Finder().find_spec("transformers.pipelines.base") is None
+
+
+def test_registering_once_more_changes_nothing():
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    before, finders = PIPELINE_REGISTRY.supported_tasks["text-attribution"], list(sys.meta_path)
+    register()
+    assert PIPELINE_REGISTRY.supported_tasks["text-attribution"] is before
+    assert sys.meta_path == finders
