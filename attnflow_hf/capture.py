@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -98,10 +98,20 @@ def report_on(
     with _reports_lock:
         known = _reports.setdefault(model, {}).get(key)
     if known is None:
-        known = probe(_runner(model, with_decoder), with_decoder=with_decoder, like=like)
+        known = _report_anew(model, with_decoder, like)
         with _reports_lock:
             _reports[model][key] = known
     return known
+
+
+def _report_anew(model: PreTrainedModel, with_decoder: bool, like: Mapping[str, torch.Tensor] | None) -> CaptureReport:
+    name = type(model).__name__
+    if not with_decoder or not name.endswith("ForSequenceClassification"):
+        return probe(_runner(model, with_decoder), with_decoder=with_decoder, like=like)
+    # such a head reads the decoder where the input ends: without it, the two can be tried on texts of their own
+    report = probe(cast(PreTrainedModel, _runner(model, with_decoder).base_model), with_decoder=True, like=like)
+    named = [replace(site, module=f"{model.base_model_prefix}.{site.module}") for site in report.sites]
+    return replace(report, model=name, sites=tuple(named) if report.step == "hooks" else report.sites)
 
 
 def _runner(model: PreTrainedModel, with_decoder: bool) -> PreTrainedModel:

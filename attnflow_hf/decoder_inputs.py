@@ -36,9 +36,22 @@ def decoder_tokens_of_text(model: Any, tokenizer: Any, text_target: Any) -> Toke
     labels = list(encoding["input_ids"])
     ids = _shift(model, labels)
     fast = encoding.encodings[0] if encoding.encodings else None
-    if fast is None or ids[1:] != labels[:-1]:
+    if fast is None:
         return Tokens.from_ids(ids, tokenizer)
-    known = Tokens.from_encoding(fast, np.arange(len(labels)) < len(labels) - 1, texts=(text_target,))
+    return shifted_tokens(Tokens.from_encoding(fast, np.ones(len(labels), bool), texts=(text_target,)), ids, tokenizer)
+
+
+def shifted_tokens(tokens: Tokens, ids: list[int], tokenizer: Any) -> Tokens:
+    """Return the tokens of a decoder that reads a text one place to the right, behind its start token.
+
+    Args:
+        tokens: The text's tokens.
+        ids: What the decoder reads; all but the first are looked for at the beginning of the text.
+        tokenizer: Names the tokens.
+    """
+    known = tokens.select(np.arange(len(tokens)) < len(ids) - 1)
+    if tokens.offsets is None or ids[1:] != known.input_ids.tolist():
+        return Tokens.from_ids(ids, tokenizer)
     return _with_start(known, ids[0], tokenizer)
 
 

@@ -36,6 +36,7 @@ class Reading:
         logits: The output of the model's head, or `None`.
         row_sum_tolerance: How far their rows may be from 1.
         rollouts: `[layer, position, node]`, where rollout was folded while the model ran.
+        head_position: The output position that the model's head reads, where that is known; else `None`.
     """
 
     tokens: Tokens
@@ -45,6 +46,7 @@ class Reading:
     logits: torch.Tensor | None
     row_sum_tolerance: float
     rollouts: FloatArray | None = None
+    head_position: int | None = None
 
     @property
     def output_tokens(self) -> Tokens:

@@ -120,6 +120,8 @@ def _attribution(
 
 def position_of(reading: Reading, tokenizer: Any, options: Options) -> int | Literal["mean", "all"]:
     """Return the output position that is explained, as an index or as `"mean"` or `"all"`."""
+    if options.output_position == "auto" and reading.head_position is not None:
+        return reading.head_position
     is_causal = reading.report.is_causal or reading.report.has_decoder
     cls_id = getattr(tokenizer, "cls_token_id", None) if reading.tokens.grid is None else None
     return resolve_position(options.output_position, reading.output_tokens, is_causal, cls_id)

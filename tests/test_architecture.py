@@ -25,22 +25,22 @@ ROWS = [
     ["backends.flow_numba", "probe", "generation", "given"],
     ["readout", "backends", "capture", "pipeline_tokens"],
     ["reader", "loading"],
-    ["scoring"],
+    ["scoring", "entities", "pooling"],
     ["attributing"],
     ["attributor", "windows"],
-    ["pipeline", "run_settings", "shards"],
-    ["manifest", "run_sources", "text_attribution"],
+    ["attached", "run_settings", "shards"],
+    ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
     ["shard_maker", "nodes"],
     ["run_work"],
     ["run_local", "run_ray"],
-    ["runs"],
+    ["pipeline", "runs"],
     ["cli", "verb_number"],
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
-HUGGING_FACE |= {"pipeline", "runs", "text_attribution"}
+HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
-TENSORS |= {"decoder_inputs"}
+TENSORS |= {"decoder_inputs", "attached", "pooling"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},

@@ -654,14 +654,6 @@ def test_folded_rollout_is_refused():
         attach(classifier(), method="rollout", options=Options(keep="rollout"))
 
 
-def test_an_encoder_decoder_model_is_refused():
-    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
-    model = make("BartConfig", "BartForSequenceClassification", **sizes, **heads, eos_token_id=3)
-    with pytest.raises(OptionError, match="BartForSequenceClassification is an encoder-decoder model; call Attributor"):
-        attach(classifier(model))
-
-
 def test_a_model_without_attention_is_refused_at_attach():
     model = make("FNetConfig", "FNetForSequenceClassification", **SMALL, max_position_embeddings=64)
     with pytest.raises(CaptureError, match="FNetForSequenceClassification gave no attentions"):

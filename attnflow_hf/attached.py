@@ -1,0 +1,105 @@
+"""`Attached`: what an attached pipeline knows beside its own, and what it makes of the pipeline's own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnflow_hf.attention_function import Recorder
+from attnflow_hf.attributing import attribute_reading
+from attnflow_hf.attribution import Attribution
+from attnflow_hf.attributor import Attributor
+from attnflow_hf.capture import Capture, Store, report_on
+from attnflow_hf.errors import CaptureError
+from attnflow_hf.forward_pass import capturing
+from attnflow_hf.inputs import Sample
+from attnflow_hf.options import Options
+from attnflow_hf.pooling import decoder_tokens, decoder_watched
+from attnflow_hf.reader import Reading, is_head_mean, reading_of
+from attnflow_hf.signals import signal_tokens
+from attnflow_hf.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """What an attached pipeline knows beside its own."""
+
+    attributor: Attributor
+    method: str
+    options: Options
+
+    def read(
+        self, forward: Any, inputs: Mapping[str, Any], tokens: Sequence[Tokens | None]
+    ) -> tuple[Any, list[Reading]]:
+        """Return what the pipeline's own forward pass gives, and the reading of each row.
+
+        Args:
+            forward: The pass.
+            inputs: What it reads, tensors by name.
+            tokens: Each row's, without padding; `None` for images.
+
+        Raises:
+            CaptureError: What the model computed cannot be explained.
+        """
+        model = self.attributor.model
+        with_decoder = model.config.is_encoder_decoder
+        report = report_on(model, with_decoder=with_decoder, like=inputs)
+        sizes = {**inputs, "decoder_input_ids": inputs["input_ids"]} if with_decoder else inputs  # it reads as many
+        store = Store(report, sizes)
+        heads = self.options.head_reduction
+        recorder = Recorder(store.receive, heads, block_size=report.block_size, has_sinks=report.has_sinks)
+        with capturing(model, report, recorder), ExitStack() as stack:
+            decoder_ids = stack.enter_context(decoder_watched(model, recorder)) if with_decoder else []
+            outputs = forward()
+        captured = Capture(store.finished(), outputs.get("logits"), report, model.dtype.itemsize < 4)
+        rows = enumerate(tokens)
+        return outputs, [self._reading(captured, row, inputs, known, decoder_ids) for row, known in rows]
+
+    def _reading(
+        self,
+        captured: Capture,
+        row: int,
+        inputs: Mapping[str, Any],
+        known: Tokens | None,
+        decoder_ids: Sequence[torch.Tensor | None],
+    ) -> Reading:
+        model, tokenizer = self.attributor.model, self.attributor.tokenizer
+        tokens = known or signal_tokens(model.config, inputs, int(captured.matrices[0].shape[1]))
+        decoder, position = None, None
+        if captured.report.has_decoder:
+            if len(decoder_ids) != 1 or decoder_ids[0] is None:
+                raise CaptureError(f"the decoder of {captured.report.model} was not seen to read just one row of ids")
+            ids = inputs["input_ids"][row], decoder_ids[0][row]
+            decoder, position = decoder_tokens(model, tokenizer, tokens, *ids)
+        mask = inputs.get("attention_mask")
+        found = reading_of(
+            captured,
+            row,
+            Sample(tokens, {}, decoder),
+            real=None if mask is None else mask[row].bool().cpu().numpy(),
+            is_head_mean=is_head_mean(self.options.head_reduction),
+        )
+        return replace(found, head_position=position)
+
+    def explain(self, reading: Reading, position: int | None = None) -> Attribution:
+        """Return the attribution of a reading; of `position`, unless the options name another."""
+        options = self.options
+        if position is not None and options.output_position == "auto":
+            options = replace(options, output_position=position)
+        return attribute_reading(self.attributor.wrapped, reading, self.method, options)
+
+    def explain_tokens(self, reading: Reading, positions: Sequence[int]) -> Attribution:
+        """Return the mean attribution of several positions; it names the first."""
+        if self.options.output_position != "auto":
+            return self.explain(reading)
+        found = [self.explain(reading, position) for position in positions]
+        if len(found) == 1:
+            return found[0]
+        scores = np.mean([each.scores for each in found], axis=0)
+        listed = ", ".join(map(str, positions))
+        return replace(found[0], scores=scores, notes=(*found[0].notes, f"the mean of output positions {listed}"))
