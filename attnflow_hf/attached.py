@@ -73,7 +73,10 @@ class Attached:
         decoder, position = None, None
         if captured.report.has_decoder:
             if len(decoder_ids) != 1 or decoder_ids[0] is None:
-                raise CaptureError(f"the decoder of {captured.report.model} was not seen to read just one row of ids")
+                raise CaptureError(
+                    f"the decoder of {captured.report.model} must read input ids, once; it read {len(decoder_ids)} "
+                    "times, or embeddings. Call Attributor(pipe.model, pipe.tokenizer) with decoder_input_ids instead"
+                )
             ids = inputs["input_ids"][row], decoder_ids[0][row]
             decoder, position = decoder_tokens(model, tokenizer, tokens, *ids)
         mask = inputs.get("attention_mask")

@@ -44,6 +44,7 @@ def _register_after(spec: ModuleSpec) -> None:
 
     def run_and_register(module: ModuleType) -> None:
         run(module)
-        import_module(_OWN)
+        if module.__name__ == _HOST:  # a loader may load several modules
+            import_module(_OWN)
 
     spec.loader.exec_module = run_and_register  # type: ignore[union-attr, method-assign]

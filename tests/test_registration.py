@@ -1,9 +1,10 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from attnflow_hf.registration import _Finder, register
+from attnflow_hf.registration import _Finder, _register_after, register
 
 CALL = """
 result = transformers.pipeline("text-attribution", device="cpu")("the keys")
@@ -58,6 +59,17 @@ sys.exit(len(sys.meta_path) - n_before - 1)"""
     assert run(code).returncode == 0
     assert _Finder().find_spec("transformers") is None
     assert _Finder().find_spec("transformers.pipelines.base") is None
+
+
+def test_a_loader_of_several_modules_registers_after_its_own_alone(monkeypatch):
+    ran, imported = [], []
+    monkeypatch.setattr("attnflow_hf.registration.import_module", imported.append)
+    spec = SimpleNamespace(loader=SimpleNamespace(exec_module=ran.append))
+    _register_after(spec)
+    for name in ("transformers.pipelines", "transformers.other"):
+        spec.loader.exec_module(SimpleNamespace(__name__=name))
+    assert [module.__name__ for module in ran] == ["transformers.pipelines", "transformers.other"]
+    assert imported == ["attnflow_hf.text_attribution"]
 
 
 def test_registering_once_more_changes_nothing():
