@@ -1,5 +1,6 @@
 """Every exception of the package, and the checks of options, indices and arrays used at its boundaries."""
 
+import difflib
 import os
 from collections.abc import Iterable
 
@@ -51,6 +52,10 @@ class FileFormatError(AttnFlowError, ValueError):
     """A file is not what it should be."""
 
 
+class DatasetError(AttnFlowError, OSError):
+    """A data set is not there, or cannot be read."""
+
+
 class SaturationWarning(UserWarning):
     """Nearly all flow values are set by cuts at the two ends, so that they say little about the output position."""
 
@@ -69,7 +74,18 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     valid = sorted(choices)
     if not isinstance(value, str) or value not in valid:
         listed = ", ".join(repr(choice) for choice in valid)
-        raise OptionError(f"unknown {name} {value!r}; choose one of {listed}")
+        raise OptionError(f"unknown {name} {value!r}; choose one of {listed}{guess(value, valid)}")
+
+
+def guess(value: object, choices: Iterable[str]) -> str:
+    """Return a question after the choice that is spelled like `value`, for the end of a message; empty if none is."""
+    close = difflib.get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def check_index(name: str, value: object, size: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -148,6 +148,13 @@ def remove_parts(folder: Path) -> None:
     """Remove the manifests of several processes, once the folder's own has what they say."""
     for path in folder.glob(part_name("*")):
         path.unlink(missing_ok=True)
+
+
+def list_errors(errors: Sequence[tuple[int, str]], n_shown: int = 10) -> list[str]:
+    """Return a line for each of the first rows that could not be explained, and one for all others."""
+    lines = [f"  row {row}: {message}" for row, message in errors[:n_shown]]
+    more = [f"  ... and {len(errors) - n_shown} more; {FILE_NAME} lists all"]
+    return lines + more if len(errors) > n_shown else lines
 
 
 def model_fingerprint(model: Any) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset
 
-from attnflow_hf.errors import OptionError
+from attnflow_hf.errors import DatasetError, OptionError, first_line
+from attnflow_hf.run_files import Splits, choose_split, load_rows
 from attnflow_hf.shards import fingerprint
 
 
@@ -36,23 +38,37 @@ class Source:
     has_random_access: bool = False
 
 
-def source_of(dataset: Any) -> Source:
-    """Return the source of a data set, of a stream, or of dicts.
+def source_of(dataset: Any, split: str | None = None) -> Source:
+    """Return the source of a data set, of a stream, of dicts, or of what `load_rows` and `choose_split` make one of.
 
     Raises:
-        OptionError: It is none of these.
+        OptionError: It is none of these, or has splits and none was chosen.
+        DatasetError: Files are not there, or cannot be read.
     """
-    if isinstance(dataset, Dataset):
-        return _source_of_table(dataset)
-    if isinstance(dataset, IterableDataset):
-        return _source_of_stream(dataset)
-    if isinstance(dataset, (str, os.PathLike, Mapping)) or not isinstance(dataset, Iterable):
-        splits = f" with the splits {', '.join(map(str, dataset))}: choose one" if isinstance(dataset, Mapping) else ""
+    chosen = _choose(dataset, split)
+    if isinstance(chosen, Dataset):
+        return _source_of_table(chosen)
+    if isinstance(chosen, IterableDataset):
+        return _source_of_stream(chosen)
+    if isinstance(chosen, Mapping) or not isinstance(chosen, Iterable):
         raise OptionError(
-            f"dataset must be a Dataset, an IterableDataset or dicts, got {type(dataset).__name__}{splits}; "
-            "datasets.load_dataset(..., split=...) loads names and files"
+            "dataset must be a Dataset, an IterableDataset, dicts, or the names of files or of a hub data set; "
+            f"got {type(chosen).__name__}"
         )
-    return _source_of_dicts(dataset)
+    return _source_of_dicts(chosen)
+
+
+def _choose(dataset: Any, split: str | None) -> Any:
+    if isinstance(dataset, Splits):
+        return choose_split(dataset, split)
+    names = dataset if isinstance(dataset, (list, tuple)) else [dataset]
+    if names and all(isinstance(name, (str, os.PathLike)) for name in names):
+        return load_rows(dataset, split=split)
+    if split is not None:
+        raise OptionError(
+            f"split {split!r} is for files, hub names and a DatasetDict; got {type(dataset).__name__}, which has none"
+        )
+    return dataset
 
 
 def _source_of_table(dataset: Dataset) -> Source:
@@ -67,16 +83,24 @@ def _source_of_stream(dataset: IterableDataset) -> Source:
     """Return the source of a stream; its tables are made of rows, as those of its own lose the types of nulls."""
     features, plain = dataset.features, dataset.with_format(None)
     if features is None:
-        return _source_of_dicts(plain)
+        return _source_of_dicts(_read(plain))
     columns, undecoded = list(features), plain.decode(False)
 
     def tables(start: int, size: int) -> Iterator[pa.Table]:
-        rows = iter(undecoded.skip(start))
+        rows = _read(undecoded.skip(start))
         while chunk := list(islice(rows, size)):
             yield _table_of_dicts(chunk, columns, features.arrow_schema)
 
     first = next(tables(0, 1), pa.table({}))
     return Source(tables, columns, _first_row_known(first), features)
+
+
+def _read(stream: IterableDataset) -> Iterator[Any]:
+    """Yield the rows of a stream, with an error of ours where its files cannot be read."""
+    try:
+        yield from stream
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, UnicodeError) as error:
+        raise DatasetError(f"the data set cannot be read on: {first_line(error)}") from error
 
 
 def _source_of_dicts(dataset: Iterable[Mapping[str, Any]]) -> Source:

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from tqdm import tqdm
 
 import attnflow_hf
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.errors import OptionError, check_choice
-from attnflow_hf.manifest import Manifest, model_fingerprint, open_folder, tokenizer_fingerprint
+from attnflow_hf.manifest import Manifest, list_errors, model_fingerprint, open_folder, tokenizer_fingerprint
 from attnflow_hf.nodes import Node, this_node
 from attnflow_hf.options import Options
+from attnflow_hf.run_files import Names
 from attnflow_hf.run_local import run_local
 from attnflow_hf.run_ray import RayOptions, check_ray, run_ray
 from attnflow_hf.run_settings import RunSettings
@@ -64,16 +65,17 @@ class RunReport:
         lines = [
             f"{self.output}: {_count(self.n_rows, 'row')} in {_count(self.n_shards, 'shard')}{size}",
             f"computed now: {self.n_computed}{speed}; finished before: {self.n_skipped}; errors: {len(self.errors)}",
-            *(f"  row {row}: {message}" for row, message in self.errors[:3]),
+            *list_errors(self.errors),
         ]
-        return "\n".join([*lines, "  ..."] if len(self.errors) > 3 else lines)
+        return "\n".join(lines)
 
 
 def run_dataset(
-    dataset: Dataset | IterableDataset | Iterable[Mapping[str, Any]],
+    dataset: Dataset | IterableDataset | DatasetDict | Iterable[Mapping[str, Any]] | Names,
     attributor: Attributor,
     output: str | os.PathLike[str],
     *,
+    split: str | None = None,
     text_column: str = "text",
     text_pair_column: str | None = None,
     method: str | Sequence[str] = "flow",
@@ -106,10 +108,12 @@ def run_dataset(
     must see, is that of a single process.
 
     Args:
-        dataset: A `Dataset`, an `IterableDataset`, or dicts. A `Dataset` is known again by its fingerprint, others
-            by their first row.
+        dataset: A `Dataset`, an `IterableDataset`, or dicts; or what `datasets` loads one from: a CSV, JSON, Parquet,
+            Arrow or text file, a list or a pattern of them, a folder, a hub name. A `Dataset` is known again by its
+            fingerprint (that of files comes of their paths and times of change), others by their first row.
         attributor: The wrapped model.
         output: The folder; made if it is not there.
+        split: Which split of files, of a hub data set or of a `DatasetDict`, where they have several.
         text_column: The column of the texts.
         text_pair_column: The column of the second texts of pairs.
         method: `"raw"`, `"rollout"` or `"flow"`, or a list of them: all are made from one forward pass.
@@ -134,6 +138,7 @@ def run_dataset(
 
     Raises:
         OptionError: An option or a column is wrong, or the folder holds a run made otherwise; the message shows how.
+        DatasetError: The data set's files are not there, or cannot be read.
         FileFormatError: The folder's manifest cannot be read.
         AttnFlowError: With `on_error="raise"`, a row could not be explained; the message says which.
 
@@ -158,7 +163,7 @@ def run_dataset(
         on_error=on_error,
     )
     ray = RayOptions(concurrency, num_gpus, num_cpus) if engine == "ray" else None
-    source = source_of(dataset)
+    source = source_of(dataset, split)
     maker = ShardMaker(attributor, settings, kept=None)
     maker = replace(maker, kept=_check_columns(source, settings, maker.result_schema().names))
     made_from = _made_from(source, attributor, settings)

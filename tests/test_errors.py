@@ -20,6 +20,7 @@ from attnflow_hf.errors import (
     check_finite,
     check_index,
     check_memory,
+    first_line,
 )
 
 CHILDREN = [
@@ -38,11 +39,22 @@ def test_each_error_is_of_the_root_and_of_a_built_in_kind(kind: type[Exception])
     assert kind.__doc__
 
 
-@pytest.mark.parametrize("value", ["Mean", "", None, 3, ["mean"], True])
+@pytest.mark.parametrize("value", ["Sum", "", None, 3, ["mean"], True])
 def test_check_choice_quotes_the_value_and_lists_the_valid_ones(value: object) -> None:
     with pytest.raises(OptionError, match=r"unknown way .*; choose one of 'max', 'mean'$") as caught:
         check_choice("way", value, ["mean", "max"])
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "nearest"), [("Mean", "mean"), ("maxx", "max")])
+def test_check_choice_names_the_nearest(value: str, nearest: str) -> None:
+    with pytest.raises(OptionError, match=rf"choose one of 'max', 'mean' \(did you mean '{nearest}'\?\)$"):
+        check_choice("way", value, ["max", "mean"])
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(ValueError(" one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"
 
 
 def test_check_choice_passes_a_valid_value() -> None:

@@ -17,7 +17,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from tiny_models import bert, gpt2, tokenizer
 
 from attnflow_hf import Attributor, LayerGraph, Options, flow, shard_maker
-from attnflow_hf.errors import FileFormatError, OptionError, PositionError, TextError, TokenizerError
+from attnflow_hf.errors import DatasetError, FileFormatError, OptionError, PositionError, TextError, TokenizerError
+from attnflow_hf.run_files import load_rows
 from attnflow_hf.runs import run_dataset
 from attnflow_hf.windows import Windows, attribute_windows
 
@@ -528,7 +529,8 @@ def test_rows_with_errors_are_listed(attributor, tmp_path, on_error):
     assert [row for row, _ in report.errors] == [5, 9]
     for row, message in report.errors:
         assert message.startswith(MESSAGES[row])
-    assert str(report).splitlines()[2].startswith(f"  row 5: {MESSAGES[5]}")
+    for line, (row, message) in zip(str(report).splitlines()[2:], MESSAGES.items(), strict=True):
+        assert line.startswith(f"  row {row}: {message}")
     found = {row["id"]: row for row in read(tmp_path / "out")}
     assert set(found) == set(range(14)) - ({5, 9} if on_error == "skip" else set())
     for row, text in enumerate(POISONED):
@@ -540,6 +542,13 @@ def test_rows_with_errors_are_listed(attributor, tmp_path, on_error):
             assert found[row]["text"] == text
             assert found[row]["tokens"] is found[row]["scores_flow"] is found[row]["output_position"] is None
     assert run(as_dataset(POISONED), attributor, tmp_path / "out", on_error=on_error).errors == report.errors
+
+
+def test_a_report_lists_the_first_ten_errors(attributor, tmp_path):
+    report = run(as_dataset([""] * 13), attributor, tmp_path / "out", on_error="skip")
+    lines = str(report).splitlines()
+    assert [line.split(":")[0] for line in lines[2:12]] == [f"  row {row}" for row in range(10)]
+    assert lines[12:] == ["  ... and 3 more; manifest.json lists all"]
 
 
 def test_a_shard_of_nothing_but_errors_can_be_read(attributor, tmp_path):
@@ -609,15 +618,52 @@ def test_bad_options_stop_before_the_first_row(attributor, tmp_path, options, er
     assert not list(tmp_path.glob("out/shard*"))
 
 
+def written(path, texts=TEXTS):
+    as_dataset(texts).to_csv(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda path: [path], lambda path: str(path).replace("a.csv", "?.csv")])
+def test_files_are_loaded(attributor, tmp_path, kind):
+    path = written(tmp_path / "a.csv")
+    assert run(kind(path), attributor, tmp_path / "out", split="train[2:12]").n_rows == 10
+    assert read(tmp_path / "out")["text"] == TEXTS[2:12]
+    again = run(kind(path), without_forward_passes(attributor), tmp_path / "out", split="train[2:12]")
+    assert (again.n_computed, again.n_skipped) == (0, 10)
+    with pytest.raises(OptionError, match=r"dataset\.fingerprint: .*\n.*dataset\.n_rows: 10 there, 14 asked"):
+        run(kind(path), attributor, tmp_path / "out")
+    written(path, [*TEXTS[:3], "the changed", *TEXTS[4:]])
+    with pytest.raises(OptionError, match=r"made otherwise.*\n  dataset\.fingerprint: "):
+        run(kind(path), attributor, tmp_path / "out", split="train[2:12]")
+
+
+def test_one_split_of_several(attributor, tmp_path):
+    splits = DatasetDict(train=as_dataset(TEXTS[:3]), test=as_dataset(TEXTS[3:5]))
+    assert run(splits, attributor, tmp_path / "out", split="test").n_rows == 2
+    assert read(tmp_path / "out")["text"] == TEXTS[3:5]
+    assert run(DatasetDict(test=splits["test"]), attributor, tmp_path / "one").n_rows == 2
+    with pytest.raises(OptionError, match="has the splits train, test: choose one by split="):
+        run(splits, attributor, tmp_path / "out")
+    with pytest.raises(OptionError, match="split 'test' is for files, hub names and a DatasetDict; got Dataset"):
+        run(as_dataset(), attributor, tmp_path / "out", split="test")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_of_a_damaged_file_is_told(attributor, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "the key"}\n{"text": "the')
+    with pytest.raises(DatasetError, match=r"the data set cannot be read on: .*JSON parse error"):
+        run(load_rows(path, streaming=True), attributor, tmp_path / "out")
+
+
 def test_bad_data_sets(attributor, tmp_path):
-    with pytest.raises(OptionError, match="got DatasetDict with the splits train, test: choose one"):
-        run(DatasetDict(train=as_dataset(), test=as_dataset()), attributor, tmp_path)
-    with pytest.raises(
-        OptionError, match=r"got str; datasets\.load_dataset\(\.\.\., split=\.\.\.\) loads names and files"
-    ):
-        run("imdb", attributor, tmp_path)
-    with pytest.raises(OptionError, match="each row of the data set must be a dict of its columns, got str"):
+    for bad in (3, {"text": TEXTS}):
+        with pytest.raises(OptionError, match=f"or the names of files or of a hub data set; got {type(bad).__name__}"):
+            run(bad, attributor, tmp_path)
+    with pytest.raises(DatasetError, match="there is no file 'the key'"):
         run(TEXTS, attributor, tmp_path)
+    with pytest.raises(OptionError, match="each row of the data set must be a dict of its columns, got int"):
+        run([1, 2], attributor, tmp_path)
     with pytest.raises(OptionError, match=r"the run adds columns named \['tokens'\]; rename the data set's, or leave"):
         run([{"text": "the key", "tokens": 2}], attributor, tmp_path)
     with pytest.raises(TokenizerError, match="a run over texts needs a tokenizer"):
