@@ -12,7 +12,7 @@ import attnflow_hf
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
     ["errors", "threads", "white_space", "registration"],
-    ["tokens", "html", "terminal", "prediction", "attentions", "run_files"],
+    ["tokens", "html", "terminal", "prediction", "attentions", "run_files", "yaml_files"],
     ["storage", "layer_graph", "word_attribution"],
     ["saturation", "flow_result", "backends.flow_workspace"],
     ["attribution"],
@@ -48,7 +48,7 @@ GUARDED = {
     "torch": {*HUGGING_FACE, *TENSORS, "attributor", "verb_number"},
     "rich": {"terminal"},
     "typer": {"cli"},
-    "yaml": {"verb_number"},
+    "yaml": {"yaml_files"},
     "datasets": {"run_files", "run_sources", "run_work", "shard_maker", "runs"},
     "pyarrow": {"run_sources", "run_work", "shard_maker", "shards"},
     "ray": {"run_ray"},

@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from attnflow_hf.errors import OptionError
+from attnflow_hf.yaml_files import read_yaml
 
 __all__ = ["Settings", "load_settings"]
 
@@ -91,16 +90,9 @@ def load_settings(path: Path) -> Settings:
     """Return the settings in the YAML file at `path`.
 
     Raises:
-        OptionError: The file cannot be read, is no mapping, or its keys or types are not those of `Settings`.
+        OptionError: The file cannot be read, or its keys or types are not those of `Settings`.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise OptionError(f"cannot read the settings {str(path)!r}: {error}") from error
-    if not isinstance(values, dict):
-        raise OptionError(
-            f"the settings {str(path)!r} hold a {type(values).__name__}; a mapping of keys to values is needed"
-        )
+    values = read_yaml(path)
     _check_keys(values)
     return Settings(
         **{field.name: _checked(field.name, str(field.type), values[field.name]) for field in fields(Settings)}
