@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import attnflow_hf
-from attnflow_hf.errors import AttnFlowError
+from attnflow_hf.errors import AttnFlowError, OptionError, first_line
 
 if TYPE_CHECKING:
     from attnflow_hf.attribution import Attribution
-    from attnflow_hf.attributor import Attributor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -76,6 +75,7 @@ def explain(
     """
     position = _parse_position(output_position)
     from attnflow_hf.backends import METHODS
+    from attnflow_hf.cli_model import load_attributor
     from attnflow_hf.options import Options
 
     options = Options(
@@ -89,7 +89,7 @@ def explain(
         first_token=first_token,
         position_correction=position_correction,
     )
-    attributor = _load(model)
+    attributor = load_attributor(model)
     content = sys.stdin.read().strip() if text == "-" else text
     methods = METHODS if method == "all" else (method,)
     found = attributor.compare(
@@ -109,10 +109,40 @@ def check(
 
     Example: attnflow check
     """
-    attributor = _load(model)
+    from attnflow_hf.cli_model import load_attributor
+
+    attributor = load_attributor(model)
     print(attributor.capture_report())
     if attributor.model.config.is_encoder_decoder:
         print(attributor.capture_report(with_decoder=True))
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file; the README has its keys.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a key's value: --set options.layer=2. Repeatable."),
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="The folder of the shards; replaces the key output.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
+) -> None:
+    """Write the attributions of a data set to a folder of Parquet shards; the same command goes on where it stopped.
+
+    Example: attnflow run configs/sst2_flow.yaml --set method=rollout
+    """
+    from attnflow_hf.stopping import Stopped, stoppable
+    from attnflow_hf.terminal import printable
+
+    overrides = _parse_assignments(assignments or [], output)
+    try:
+        with stoppable():
+            from attnflow_hf.run_command import run_config
+
+            print(printable(str(run_config(config, overrides, quiet=quiet))))
+    except Stopped as stop:
+        print(f"attnflow: {printable(str(stop))}", file=sys.stderr)
+        raise typer.Exit(stop.exit_code) from None
 
 
 def main() -> None:
@@ -122,24 +152,17 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        expected = isinstance(error, (AttnFlowError, OSError, RuntimeError, ValueError, ImportError))
-        kind = "" if expected else f"{type(error).__name__}: "
-        print(f"attnflow: error: {kind}{printable(_first_line(error))}", file=sys.stderr)
+        print(f"attnflow: error: {printable(_message(error))}", file=sys.stderr)
         sys.exit(1)
 
 
-def _load(model: str | None) -> Attributor:
-    from attnflow_hf.attributor import Attributor
-
-    _quiet_transformers()
-    try:
-        return Attributor.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise OSError(f"cannot load the model {model!r}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _message(error: Exception) -> str:
+    """Return what an error says: of faults that are listed a line each, else one line."""
+    if isinstance(error, OptionError):
+        return str(error)
+    expected = isinstance(error, (AttnFlowError, OSError, RuntimeError, ValueError, ImportError))
+    kind = "" if expected else f"{type(error).__name__}: "
+    return kind + first_line(error)
 
 
 def _parse_position(value: str) -> int | Literal["auto", "mean"]:
@@ -155,14 +178,14 @@ def _parse_position(value: str) -> int | Literal["auto", "mean"]:
         ) from None
 
 
-def _quiet_transformers() -> None:
-    """Keep loading bars and advice off the output: what matters comes as an error."""
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+def _parse_assignments(assignments: list[str], output: str | None) -> dict[str, Any]:
+    from attnflow_hf.yaml_files import parse_assignment
 
-    hub_logging.set_verbosity_error()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    try:
+        overrides = dict(map(parse_assignment, assignments))
+    except OptionError as error:
+        raise typer.BadParameter(str(error), param_hint="--set") from error
+    return overrides if output is None else {**overrides, "output": output}
 
 
 def _write(content: str, output: Path | None, errors: str) -> None:

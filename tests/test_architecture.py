@@ -11,8 +11,8 @@ import attnflow_hf
 
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
-    ["errors", "threads", "white_space", "registration"],
-    ["tokens", "html", "terminal", "prediction", "attentions", "run_files", "yaml_files"],
+    ["errors", "threads", "white_space", "registration", "stopping"],
+    ["tokens", "html", "terminal", "prediction", "attentions", "run_files", "yaml_files", "config_checks"],
     ["storage", "layer_graph", "word_attribution"],
     ["saturation", "flow_result", "backends.flow_workspace"],
     ["attribution"],
@@ -33,23 +33,26 @@ ROWS = [
     ["shard_maker", "nodes"],
     ["run_work"],
     ["run_local", "run_ray"],
-    ["pipeline", "runs"],
+    ["pipeline", "runs", "cli_model"],
+    ["config"],
+    ["run_command"],
     ["cli", "verb_number"],
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
-HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution"}
+HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
 TENSORS |= {"decoder_inputs", "attached", "pooling"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
-    "transformers": {*HUGGING_FACE, "attributor", "cli", "verb_number"},
-    "torch": {*HUGGING_FACE, *TENSORS, "attributor", "verb_number"},
+    "transformers": {*HUGGING_FACE, "attributor", "verb_number"},
+    "torch": {*HUGGING_FACE, *TENSORS, "attributor", "config", "verb_number"},
     "rich": {"terminal"},
     "typer": {"cli"},
     "yaml": {"yaml_files"},
-    "datasets": {"run_files", "run_sources", "run_work", "shard_maker", "runs"},
+    "pydantic": {"config_checks"},
+    "datasets": {"run_files", "run_sources", "run_work", "shard_maker", "runs", "run_command"},
     "pyarrow": {"run_sources", "run_work", "shard_maker", "shards"},
     "ray": {"run_ray"},
     "matplotlib": set(),

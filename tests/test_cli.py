@@ -7,22 +7,30 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny_models
+import torch
+from datasets import Dataset
 from tokenizer_makers import wordpiece
 
 import attnflow_hf
 from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
 from attnflow_hf.backends import METHODS
+from attnflow_hf.config import load_config
+from attnflow_hf.manifest import Manifest
 from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
 
 TEXT = "the old cabinet don't open"
@@ -53,11 +61,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(Attributor, "from_pretrained", lambda _: small_attributor())
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
     def run_command(*arguments: str, stdin: str = "") -> Result:
         monkeypatch.setattr(sys, "argv", ["attnflow", *arguments])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit, match=r"^[012]$") as caught:
+        with pytest.raises(SystemExit, match=r"^([012]|143)$") as caught:
             cli.main()
         return Result(int(caught.value.code or 0), *capsys.readouterr())
 
@@ -357,6 +366,190 @@ def test_defaults_are_those_of_python() -> None:
     for name, parameter in inspect.signature(Attributor.__call__).parameters.items():
         if name in own and name != "method":
             assert own[name] == parameter.default, name
+
+
+# attnflow run
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SENTENCES = ["the keys to the cabinet", "", "the old cabinet", "a cat", "the authors of the book"]
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a config and its data set, in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("\n".join(["id,text", *(f"{n},{text}" for n, text in enumerate(SENTENCES)), ""]))
+    Path("run.yaml").write_text("dataset: rows.csv\noutput: out\nmethod: [raw, rollout]\non_error: skip\n")
+    return tmp_path
+
+
+def columns(folder: str) -> dict[str, list[Any]]:
+    """Return the columns of a run's shards."""
+    return pq.read_table(sorted(Path(folder).glob("*.parquet"))).to_pydict()
+
+
+def test_a_config_is_run_and_reported(run: Run, there: Path) -> None:
+    result = run("run", "run.yaml")
+    report = ["out: 5 rows in 1 shards", "computed now: 5; finished before: 0; errors: 1"]
+    skipped = "  row 1: OptionError: the text must be a string or a pair (tuple) of strings, got None"
+    assert result == Result(0, "\n".join([*report, skipped, ""]), "")
+    assert columns("out")["id"] == [0, 2, 3, 4]
+    expected = small_attributor().compare(SENTENCES[2], methods=["raw", "rollout"])
+    for method, attribution in expected.items():
+        np.testing.assert_allclose(columns("out")[f"scores_{method}"][1], attribution.scores, rtol=0, atol=1e-6)
+    assert run("run", "run.yaml").out.splitlines()[1] == "computed now: 0; finished before: 5; errors: 1"
+
+
+def test_flags_replace_keys(run: Run, there: Path) -> None:
+    sets = ["method=flow", "options.layer=0", "options.backend=networkx", "columns=[id]", "dataset.split=train[2:4]"]
+    flags = [flag for assignment in sets for flag in ("--set", assignment)]
+    assert run("run", "run.yaml", *flags, "--output", "there", "--quiet").code == 0
+    found = columns("there")
+    assert found["id"] == [2, 3]
+    assert "text" not in found
+    wanted = small_attributor()(SENTENCES[2], layer=0, backend="networkx")
+    np.testing.assert_allclose(found["scores_flow"][0], wanted.scores, rtol=0, atol=1e-6)
+    assert not (there / "out").exists()
+    run("run", "run.yaml", "--set", "output=first", "--set", "output=second")
+    assert not (there / "first").exists()
+    assert (there / "second").exists()
+
+
+def test_the_model_of_a_config_gets_its_options(run: Run, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load(name: object, **options: object) -> Attributor:
+        asked.append((name, options))
+        return small_attributor()
+
+    monkeypatch.setattr(Attributor, "from_pretrained", load)
+    run("run", "run.yaml")
+    run("run", "run.yaml", "--set", "model={name: me/mine, dtype: float16, revision: v2}")
+    assert asked == [(None, {}), ("me/mine", {"dtype": torch.float16, "revision": "v2"})]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.yaml",), r"cannot read 'none\.yaml': No such file or directory"),
+        (("run.yaml", "--set", "dataset=none.csv"), r"there is no file 'none\.csv' \(sought from .*\)"),
+        (("run.yaml", "--set", "text_column=txt"), r"text_column 'txt' is no column of the data set; it has .*"),
+        (("run.yaml", "--set", "on_error=raise"), r"row 1 of the data set: the text must be .* goes on\)"),
+        (("run.yaml", "--set", "options.layer=9"), "layer 9 is out of range: there are 2, so use -2 to 1"),
+        (
+            ("run.yaml", "--set", "methd=raw", "--set", "words=1"),
+            r"'run\.yaml' with methd, words set cannot be run:\n  methd: .* \(did you mean 'method'\?\)\n"
+            r"  words: 1; needed: true or false\n  \(the keys are .*\)",
+        ),
+    ],
+)
+def test_faults_of_a_run_exit_with_1(run: Run, there: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run("run", *arguments)
+    assert (result.code, result.out) == (1, "")
+    assert re.fullmatch(rf"attnflow: error: {message}\n", result.err), result.err
+
+
+def test_what_differs_from_the_run_in_the_folder_is_listed(run: Run, there: Path) -> None:
+    run("run", "run.yaml")
+    result = run("run", "run.yaml", "--set", "words=true", "--set", "truncation=true")
+    assert (result.code, result.err.splitlines()[1:]) == (
+        1,
+        ["  settings.words: false there, true asked", "  settings.truncation: false there, true asked"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing argument"),
+        (("run.yaml", "--set", "method"), "'method' sets nothing; needed: KEY=VALUE"),
+        (("run.yaml", "--set", "method=[raw"), "expected ',' or ']'"),
+        (("run.yaml", "--sets", "method=raw"), "No such option"),
+    ],
+)
+def test_a_wrong_command_line_of_a_run_exits_with_2(
+    run: Run, there: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("run", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+def test_bars_are_for_terminals_and_not_for_quiet_ones(run: Run, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run("run", "run.yaml", "--output", "quiet", "--quiet").err == ""
+    datasets.enable_progress_bars()
+    assert "5/5" in run("run", "run.yaml", "--output", "shown").err
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "verb_number.yaml"}), ids=lambda path: path.stem
+)
+def test_the_examples_run(path: Path, there: Path) -> None:
+    config = load_config(path)
+    names = {config.run["text_column"], *config.run["columns"]}
+    Dataset.from_dict(dict.fromkeys(names, SENTENCES[2:4])).to_csv("own.csv")
+    result = attnflow("run", str(path), "--set", "dataset=own.csv", "--set", "model=null", "--output", "out")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("out: 2 rows in 1 shards\ncomputed now: 2; finished before: 0; errors: 0\n")
+    assert set(config.run["columns"]) < set(columns("out"))
+
+
+def test_help_of_a_run_is_light() -> None:
+    code = (
+        "import sys; sys.argv = ['attnflow', 'run', '--help']\n"
+        "from attnflow_hf.cli import main\n"
+        "try: main()\n"
+        "finally: print({'torch', 'transformers', 'datasets'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.decode().strip()) == (0, "set()")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_the_finished_shards(there: Path, number: signal.Signals, code: int) -> None:
+    lines = ["id,text", *(f"{n},{'' if n == 1 else SENTENCES[0]}" for n in range(600)), ""]
+    Path("rows.csv").write_text("\n".join(lines))
+    arguments = ["run", "run.yaml", "--set", "shard_size=10", "--set", "model.batch_size=2"]
+    heeding = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # however the tests were started
+    )
+    program = [sys.executable, "-c", f"{heeding}; from attnflow_hf.cli import main; main()", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < end and not Path("out/shard-00002.parquet").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    first, skipped = err.splitlines()
+    kept = re.fullmatch(
+        r"attnflow: stopped; (\d+) rows in (\d+) finished shards are kept in 'out'; the same command goes on there",
+        first,
+    )
+    assert kept is not None, err
+    assert skipped == "  row 1: OptionError: the text must be a string or a pair (tuple) of strings, got None"
+    n_rows, n_shards = map(int, kept.groups())
+    manifest = Manifest.load(Path("out"))
+    assert (len(manifest.shards), manifest.is_complete) == (n_shards, False)
+    assert 2 <= n_shards < 60
+    assert n_rows == 10 * n_shards
+    Path("run.yaml").write_text(Path("run.yaml").read_text() + "shard_size: 10\nmodel: {batch_size: 2}\n")
+    again = attnflow("run", "run.yaml")
+    assert again.out.splitlines()[1] == f"computed now: {600 - n_rows}; finished before: {n_rows}; errors: 1"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+def test_a_signal_before_the_first_shard(run: Run, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(Attributor, "from_pretrained", stop)
+    assert run("run", "run.yaml") == Result(143, "", "attnflow: stopped; no shard was finished\n")
 
 
 def test_an_error_that_nobody_expected_is_one_line_too(

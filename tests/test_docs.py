@@ -18,6 +18,7 @@ from typer.main import get_command
 import attnflow_hf
 from attnflow_hf import Attributor, Options, attach, backends, flow, run_dataset
 from attnflow_hf.cli import app
+from attnflow_hf.config import SECTIONS
 from attnflow_hf.saturation import measure_saturation
 from attnflow_hf.text_attribution import OPTIONS, TextAttributionPipeline
 
@@ -39,9 +40,17 @@ def sessions():
                 yield command, printed
 
 
+def write_files(folder):
+    """Write the files that the README's sessions speak of."""
+    (folder / "agreement.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    texts = ["the keys to the cabinet", "the author of the books", "", "the zebras", "the cats"]
+    (folder / "sentences.csv").write_text("\n".join(["id,text", *(f"{n},{text}" for n, text in enumerate(texts)), ""]))
+
+
 @pytest.mark.parametrize(("command", "printed"), list(sessions()), ids=[command for command, _ in sessions()])
 def test_commands_print_what_the_readme_shows(command, printed, tmp_path):
     program = [sys.executable, "-c", "from attnflow_hf.cli import main; main()", *shlex.split(command)[1:]]
+    write_files(tmp_path)
     done = subprocess.run(program, capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     if not printed.strip():
@@ -132,6 +141,15 @@ def test_commands_and_their_options_are_in_the_readme():
         for parameter in command.params:
             for flag in getattr(parameter, "opts", []):
                 assert not flag.startswith("--") or f"`{flag}`" in README, f"{name} {flag} is not in the README"
+
+
+def test_each_key_of_a_config_is_in_the_readme():
+    table = README.partition("### From a config")[2].partition("\n## ")[0]
+    for section, keys in SECTIONS.items():
+        for key in keys:
+            rows = re.findall(rf"^\| `{section}` \| .*$", table, flags=re.M) if section == "options" else [table]
+            name = f"{section}.{key}" if section in ("model", "dataset") else key
+            assert f"`{name}`" in rows[0], f"key {section}.{key} is not in the README"
 
 
 def test_call_options_are_those_of_options():

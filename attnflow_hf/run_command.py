@@ -1,0 +1,62 @@
+"""`attnflow run`: a config's data set and model loaded, its run done and reported."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from attnflow_hf.cli_model import load_attributor
+from attnflow_hf.config import RunConfig, load_config
+from attnflow_hf.errors import FileFormatError
+from attnflow_hf.manifest import FILE_NAME, Manifest, list_errors
+from attnflow_hf.run_files import load_rows
+from attnflow_hf.runs import RunReport, run_dataset
+from attnflow_hf.stopping import Stopped
+
+
+def run_config(path: Path, overrides: Mapping[str, Any], *, quiet: bool) -> RunReport:
+    """Return the report on the run that a config describes.
+
+    Args:
+        path: The config.
+        overrides: Values that replace the config's, by dotted key.
+        quiet: Show no progress bars; there are none either where stderr is no terminal.
+
+    Raises:
+        Stopped: By a signal; its message tells what is kept.
+        AttnFlowError: The config, the data set or a row is at fault.
+        OSError: The model cannot be loaded.
+    """
+    config = load_config(path, overrides)
+    try:
+        return _run(config, quiet=quiet)
+    except Stopped as stop:
+        raise Stopped(stop.signal_number, f"stopped; {_kept(Path(config.output))}") from None
+
+
+def _run(config: RunConfig, *, quiet: bool) -> RunReport:
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it also raises
+    if quiet or not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    rows = load_rows(**config.dataset)
+    model = dict(config.model)
+    attributor = load_attributor(model.pop("name_or_path", None), model)
+    return run_dataset(rows, attributor, config.output, **config.run, progress=not quiet)
+
+
+def _kept(output: Path) -> str:
+    """Return what a run that was stopped leaves."""
+    try:
+        manifest = Manifest.load(output) if (output / FILE_NAME).exists() else Manifest()
+    except FileFormatError as error:
+        return str(error)
+    if not manifest.shards:
+        return "no shard was finished"
+    n_rows, n_shards = sum(shard.stop - shard.start for shard in manifest.shards), len(manifest.shards)
+    kept = f"{n_rows} rows in {n_shards} finished shards are kept in {str(output)!r}; the same command goes on there"
+    return "\n".join([kept, *list_errors(manifest.errors)])
