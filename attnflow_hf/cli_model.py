@@ -25,8 +25,9 @@ def load_attributor(model: str | None, options: Mapping[str, Any] | None = None)
     _quiet_transformers()
     try:
         return Attributor.from_pretrained(model, **(options or {}))
-    except (OSError, ValueError) as error:
-        raise OSError(f"cannot load the model {model!r}: {first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        name = "embedded model" if model is None else f"model {model!r}"
+        raise OSError(f"cannot load the {name}: {first_line(error)}") from error
 
 
 def _quiet_transformers() -> None:

@@ -92,7 +92,7 @@ def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
 def _override(values: dict[str, Any], name: str, value: Any) -> None:
     """Set a key; one of an unknown section stays whole, and is told as an unknown key."""
     section, _, key = name.partition(".")
-    if section not in SECTIONS or not key:
+    if not section or not key or section not in SECTIONS:
         values[name] = value
         return
     given = _section(values, section)

@@ -80,6 +80,15 @@ def dotted(section: str, key: str) -> str:
     return f"{section}.{key}" if section else key
 
 
+def shown(value: Any) -> str:
+    """Return a value as YAML has it, a long one shortened."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except TypeError:  # a mapping whose keys JSON cannot have, such as dates
+        text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _refusal(make: Callable[..., object], values: Mapping[str, Any]) -> str | None:
     try:
         make(**values)
@@ -100,7 +109,7 @@ def _guess_key(section: str, key: str, sections: Mapping[str, Mapping[str, Any]]
     """Return a question after the key that was probably meant: this one in another section, or a similar one here."""
     elsewhere = [dotted(other, key) for other, types in sections.items() if key in types]
     here = [*sections[section], *([] if section else sections)]
-    return f" (did you mean {elsewhere[0]!r}?)" if elsewhere else guess(key, here)
+    return f" (did you mean {' or '.join(map(repr, elsewhere))}?)" if elsewhere else guess(key, here)
 
 
 def _choices(hint: Any) -> Iterable[str]:
@@ -108,9 +117,3 @@ def _choices(hint: Any) -> Iterable[str]:
     if get_origin(hint) is Literal:
         return [argument for argument in arguments if isinstance(argument, str)]
     return [choice for argument in arguments for choice in _choices(argument)]
-
-
-def shown(value: Any) -> str:
-    """Return a value as YAML has it, a long one shortened."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -230,6 +230,15 @@ def test_a_model_that_cannot_be_loaded_is_named(run: Run, monkeypatch: pytest.Mo
     )
 
 
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, AssertionError])
+def test_the_embedded_model_is_named_too(error: type[Exception], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise error("no CUDA")
+
+    monkeypatch.setattr(Attributor, "from_pretrained", fail)
+    assert run("explain", TEXT) == Result(1, "", "attnflow: error: cannot load the embedded model: no CUDA\n")
+
+
 def test_the_model_is_the_one_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(Attributor, "from_pretrained", lambda name: asked.append(name) or small_attributor())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,6 +180,9 @@ def test_overrides_add_to_what_is_in_a_reader(tmp_path: Path) -> None:
         ({"methd": "flow"}, ["methd: unknown key, got \"flow\" (did you mean 'method'?)"]),
         ({"layer": 2}, ["layer: unknown key, got 2 (did you mean 'options.layer'?)"]),
         ({"batch_size": 2}, ["batch_size: unknown key, got 2 (did you mean 'model.batch_size'?)"]),
+        ({"name": "x"}, ["name: unknown key, got \"x\" (did you mean 'model.name' or 'dataset.name'?)"]),
+        ({"options": {"method": "raw"}}, ["options.method: unknown key, got \"raw\" (did you mean 'method'?)"]),
+        ({"words": {date(2020, 1, 2): 1}}, ["words: {datetime.date(2020, 1, 2): 1}; needed: true or false"]),
         ({"modell": "x"}, ["modell: unknown key, got \"x\" (did you mean 'model'?)"]),
         ({"options": {"layr": 2}}, ["options.layr: unknown key, got 2 (did you mean 'layer'?)"]),
         ({"qqq": None, 7: 1}, ["qqq: unknown key, got null", "7: unknown key, got 1"]),
@@ -273,7 +277,7 @@ def test_the_valid_keys_are_listed_once_for_each_section(tmp_path: Path) -> None
     ]
 
 
-@pytest.mark.parametrize("key", ["foo", "foo.bar", "options.layer.x", "dataset.x.y", "options."])
+@pytest.mark.parametrize("key", ["foo", "foo.bar", "options.layer.x", "dataset.x.y", "options.", ".foo"])
 def test_overrides_of_unknown_keys_are_told(tmp_path: Path, key: str) -> None:
     (line,) = faults(tmp_path, {**LEAST, "options": {"layer": 1}}, {key: 1})
     assert line.startswith("dataset.x: unknown key" if key == "dataset.x.y" else f"{key}: unknown key")
