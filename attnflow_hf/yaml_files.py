@@ -18,7 +18,7 @@ class _Loader(yaml.SafeLoader):
         """Return a mapping whose keys differ."""
         seen: list[str] = []
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(
                         problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark

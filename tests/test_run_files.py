@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import glob
 import gzip
 import json
 import lzma
@@ -75,7 +76,9 @@ def test_a_line_of_a_text_file_is_a_row() -> None:
     assert list(load_rows(Path("a.txt"))) == [{"text": text} for text in TEXTS]
 
 
-def test_lists_and_patterns_are_read_in_order() -> None:
+def test_lists_and_patterns_are_read_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = glob.glob
+    monkeypatch.setattr(glob, "glob", lambda *given, **options: sorted(original(*given, **options), reverse=True))
     for name, row in zip(("b.csv", "a.csv", "c.csv"), ROWS, strict=True):
         Path(name).write_text(csv(rows=[row]))
     assert load_rows(["b.csv", Path("a.csv")])["id"][:] == [0, 1]
@@ -90,7 +93,9 @@ def test_folders() -> None:
     for number in range(2):
         Dataset.from_list(ROWS[number : number + 1]).to_parquet(f"text/shard-0000{number}.parquet")
     assert list(load_rows("saved")) == ROWS
-    assert list(load_rows(Path("saved"), streaming=True)) == ROWS
+    stream = load_rows(Path("saved"), streaming=True)
+    assert isinstance(stream, IterableDataset)
+    assert list(stream) == ROWS
     assert list(load_rows("splits", split="test")) == ROWS[1:]
     assert list(load_rows("text")) == ROWS[:2]
     with pytest.raises(OptionError, match=r"has the splits train, test: choose one by split="):

@@ -654,6 +654,12 @@ def test_a_stream_of_a_damaged_file_is_told(attributor, tmp_path):
     path.write_text('{"text": "the key"}\n{"text": "the')
     with pytest.raises(DatasetError, match=r"the data set cannot be read on: .*JSON parse error"):
         run(load_rows(path, streaming=True), attributor, tmp_path / "out")
+    as_dataset().to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"nonsense")
+    stream = load_rows(tmp_path / "*.parquet", streaming=True)
+    assert stream.features is not None
+    with pytest.raises(DatasetError, match=r"the data set cannot be read on: .*Parquet"):
+        run(stream, attributor, tmp_path / "out")
 
 
 def test_bad_data_sets(attributor, tmp_path):
