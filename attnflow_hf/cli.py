@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -139,7 +140,9 @@ def run(
         with stoppable():
             from attnflow_hf.run_command import run_config
 
-            print(printable(str(run_config(config, overrides, quiet=quiet))))
+            report = run_config(config, overrides, quiet=quiet)
+        if os.environ.get("RANK", "0") == "0":  # of the processes of a launcher, one reports
+            print(printable(str(report)))
     except Stopped as stop:
         print(f"attnflow: {printable(str(stop))}", file=sys.stderr)
         raise typer.Exit(stop.exit_code) from None

@@ -16,8 +16,9 @@ from attnflow_hf.config_checks import choice_faults, dotted, key_faults, shown
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.options import Options
 from attnflow_hf.run_files import load_rows
+from attnflow_hf.run_ray import RayOptions
 from attnflow_hf.run_settings import RunSettings
-from attnflow_hf.runs import run_dataset
+from attnflow_hf.runs import check_engine, run_dataset
 from attnflow_hf.yaml_files import read_yaml
 
 _IN_YAML: dict[str, Any] = {  # types that YAML has no values of
@@ -134,6 +135,9 @@ def _choice_faults(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield from faults
     asked = {field.name: top[field.name] for field in fields(RunSettings) if field.name in top}
     yield from choice_faults(_run_settings, asked if faults else {**asked, "options": Options(**options)})
+    yield from choice_faults(check_engine, {"engine": top["engine"]} if "engine" in top else {})
+    of_ray = {field.name: top[field.name] for field in fields(RayOptions) if field.name in top}
+    yield from choice_faults(RayOptions, of_ray)
 
 
 def _checked_options(**options: Any) -> Options:

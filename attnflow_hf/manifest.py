@@ -126,22 +126,37 @@ def open_folder(folder: Path, made_from: Mapping[str, Any]) -> Manifest:
     Raises:
         OptionError: The folder has a run made otherwise, or shards of which nothing is known.
     """
-    paths = [path for path in (folder / FILE_NAME, *sorted(folder.glob(part_name("*")))) if path.exists()]
-    if not paths and any(folder.glob("shard-*.parquet")):
+    found = _manifests(folder)
+    if not found and any(folder.glob("shard-*.parquet")):
         raise OptionError(f"{str(folder)!r} has shards but no {FILE_NAME}; choose another folder")
-    found = [Manifest.load(path) for path in paths]
     for manifest in found:
         manifest.check_made_from(made_from)
     remove_leftovers(folder)
-    known = Manifest(made_from, is_complete=any(manifest.is_complete for manifest in found))
-    for shard in (shard for manifest in found for shard in manifest.shards):
-        known = known.with_shard(shard)
+    known = replace(finished(folder), made_from=made_from)
     whole = tuple(shard for shard in known.shards if is_whole(folder / shard.file, shard.sha256))
     opened = replace(known, shards=whole, is_complete=known.is_complete and len(whole) == len(known.shards))
     if found != [opened]:
         opened.save(folder)
     remove_parts(folder)
     return opened
+
+
+def finished(folder: Path) -> Manifest:
+    """Return what the folder's manifest lists, and those of several processes that have not come to their end.
+
+    Raises:
+        FileFormatError: One of them cannot be read.
+    """
+    found = _manifests(folder)
+    known = Manifest(is_complete=any(manifest.is_complete for manifest in found))
+    for shard in (shard for manifest in found for shard in manifest.shards):
+        known = known.with_shard(shard)
+    return known
+
+
+def _manifests(folder: Path) -> list[Manifest]:
+    paths = (folder / FILE_NAME, *sorted(folder.glob(part_name("*"))))
+    return [Manifest.load(path) for path in paths if path.exists()]
 
 
 def remove_parts(folder: Path) -> None:

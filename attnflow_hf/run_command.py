@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import datasets
 from attnflow_hf.cli_model import load_attributor
 from attnflow_hf.config import RunConfig, load_config
 from attnflow_hf.errors import FileFormatError
-from attnflow_hf.manifest import FILE_NAME, Manifest, list_errors
+from attnflow_hf.manifest import finished, list_errors
 from attnflow_hf.run_files import load_rows
 from attnflow_hf.runs import RunReport, run_dataset
 from attnflow_hf.stopping import Stopped
@@ -45,6 +46,8 @@ def _run(config: RunConfig, *, quiet: bool) -> RunReport:
         datasets.disable_progress_bars()
     rows = load_rows(**config.dataset)
     model = dict(config.model)
+    if model.get("device") == "cuda" and "LOCAL_RANK" in os.environ:  # each process of a launcher has a GPU of its own
+        model["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     attributor = load_attributor(model.pop("name_or_path", None), model)
     return run_dataset(rows, attributor, config.output, **config.run, progress=not quiet)
 
@@ -52,7 +55,7 @@ def _run(config: RunConfig, *, quiet: bool) -> RunReport:
 def _kept(output: Path) -> str:
     """Return what a run that was stopped leaves."""
     try:
-        manifest = Manifest.load(output) if (output / FILE_NAME).exists() else Manifest()
+        manifest = finished(output)
     except FileFormatError as error:
         return str(error)
     if not manifest.shards:

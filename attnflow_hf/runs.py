@@ -147,7 +147,7 @@ def run_dataset(
         >>> flows = datasets.load_dataset("parquet", data_files="flows/*.parquet")  # doctest: +SKIP
     """
     start = time.perf_counter()
-    check_choice("engine", engine, ENGINES)
+    check_engine(engine)
     settings = RunSettings(
         text_column=text_column,
         text_pair_column=text_pair_column,
@@ -179,6 +179,11 @@ def run_dataset(
         seconds=time.perf_counter() - start,
         errors=manifest.errors,
     )
+
+
+def check_engine(engine: str = "local") -> None:
+    """Raise `OptionError` unless there is such an engine."""
+    check_choice("engine", engine, ENGINES)
 
 
 def _run(
