@@ -17,9 +17,12 @@ from attnflow_hf.prediction import Prediction, predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
 from attnflow_hf.readout import resolve_position
 from attnflow_hf.scoring import Wrapped, score
-from attnflow_hf.threads import map_ahead
+from attnflow_hf.threads import map_ahead, n_cores
 
 Result = TypeVar("Result")
+
+_LONG = 96
+"""From so many tokens on the time goes to what threads can share."""
 
 
 def attribute_all(
@@ -49,7 +52,8 @@ def attribute_each(
 ) -> Iterator[tuple[int, Result]]:
     """Yield the index of each input, in the order of the forward passes, and what `finish` makes of it.
 
-    The inputs of a batch are explained on all cores while the model reads the next batch; two batches are in memory.
+    While the model reads a batch, the inputs of the one before are explained, long ones on all cores; two batches are
+    in memory.
 
     Args:
         wrapped: The model and its tokenizer.
@@ -75,7 +79,21 @@ def attribute_each(
         return index, finish(reading, found)
 
     readings = _read(wrapped, inputs, options)
-    yield from map_ahead(explain, readings, n_items=len(inputs.samples), n_waiting=wrapped.batch_size)
+    n_threads = _n_threads(wrapped, [len(sample) for sample in inputs.samples])
+    yield from map_ahead(explain, readings, n_threads=n_threads, n_waiting=wrapped.batch_size)
+
+
+def _n_threads(wrapped: Wrapped, lengths: Sequence[int]) -> int:
+    """Return in how many threads beside the model's own texts of these lengths are explained.
+
+    Of short texts Python's own work is the most, which threads do not share: then one is enough beside a GPU, and
+    beside a model on the CPU, which uses all cores itself, none.
+    """
+    if len(lengths) < 2:
+        return 0
+    if sum(lengths) >= _LONG * len(lengths):
+        return min(len(lengths), n_cores())
+    return 0 if wrapped.model.device.type == "cpu" else 1
 
 
 def attribute_reading(wrapped: Wrapped, reading: Reading, method: str, options: Options) -> Attribution:

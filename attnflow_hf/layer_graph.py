@@ -241,6 +241,8 @@ def _check_weights(array: FloatArray) -> None:
         raise ArrayError(
             f"a layer graph needs weights [layer, query, key] with as many queries as keys, got {array.shape}"
         )
+    if array.min() >= 0.0 and array.max() < np.inf:  # neither is so with NaN
+        return
     if np.isnan(array).any():
         raise ArrayError(f"the weights of a layer graph must not be NaN; {_first(np.isnan(array))} is")
     if (array < 0).any():

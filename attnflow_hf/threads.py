@@ -28,9 +28,9 @@ def n_threads_of_call(otherwise: int) -> int:
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, n_items: int, n_waiting: int
+    function: Callable[[Item], Result], items: Iterable[Item], *, n_threads: int, n_waiting: int
 ) -> Iterator[Result]:
-    """Yield the result of each item in order; threads on all cores work on them while the next items come.
+    """Yield the result of each item in order; threads work on them while the next items come.
 
     An exception comes when its result is due; what was not begun by then is given up. A call in one of the threads
     gets its share of the cores by `n_threads_of_call`.
@@ -38,15 +38,15 @@ def map_ahead(
     Args:
         function: What to do with an item.
         items: Taken in the caller's thread.
-        n_items: How many there are, at most; of a single one the caller's thread takes care itself.
+        n_threads: How many threads; with 0 the caller's own does all.
         n_waiting: How many items, or their results, may be there at once.
     """
-    if n_items <= 1:
+    if n_threads < 1:
         yield from map(function, items)
         return
-    n_threads = min(n_items, n_cores())
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(n_threads, initializer=_n_threads.set, initargs=(n_cores() // n_threads,)) as pool:
+    share = max(1, n_cores() // n_threads)
+    with ThreadPoolExecutor(n_threads, initializer=_n_threads.set, initargs=(share,)) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))

@@ -125,14 +125,19 @@ class Tokens:
             known: Further fields of `Tokens`, such as `texts`.
         """
         keep = np.flatnonzero(real)
+        tokens, word_ids, sequence_ids = (
+            encoding.tokens,
+            encoding.word_ids,
+            encoding.sequence_ids,
+        )
         return cls(
             input_ids=np.array(encoding.ids, dtype=np.int64)[keep],
-            tokens=tuple(encoding.tokens[i] for i in keep),
+            tokens=tuple(tokens[i] for i in keep),
             special_tokens_mask=np.array(encoding.special_tokens_mask, dtype=bool)[keep],
             positions=np.arange(len(keep), dtype=np.int64),
             offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[keep],
-            word_ids=tuple(encoding.word_ids[i] for i in keep),
-            sequence_ids=tuple(encoding.sequence_ids[i] for i in keep),
+            word_ids=tuple(word_ids[i] for i in keep),
+            sequence_ids=tuple(sequence_ids[i] for i in keep),
             **known,
         )
 

@@ -17,7 +17,7 @@ def test_results_come_in_order_whatever_takes_longest():
         time.sleep(0.02 if number % 3 == 0 else 0.0)
         return number * number
 
-    assert list(map_ahead(slow, range(20), n_items=20, n_waiting=5)) == [number**2 for number in range(20)]
+    assert list(map_ahead(slow, range(20), n_threads=4, n_waiting=5)) == [number**2 for number in range(20)]
 
 
 def test_items_are_taken_in_the_callers_thread_while_others_are_worked_on():
@@ -35,7 +35,7 @@ def test_items_are_taken_in_the_callers_thread_while_others_are_worked_on():
         begun.set()
         return number
 
-    assert list(map_ahead(work, items(), n_items=6, n_waiting=10)) == list(range(6))
+    assert list(map_ahead(work, items(), n_threads=4, n_waiting=10)) == list(range(6))
     assert takers == {threading.current_thread()}
     assert not takers & workers
 
@@ -50,7 +50,7 @@ def test_no_more_items_wait_than_allowed(n_waiting):
             taken.append(number)
             yield number
 
-    for result in map_ahead(lambda number: number, items(), n_items=12, n_waiting=n_waiting):
+    for result in map_ahead(lambda number: number, items(), n_threads=4, n_waiting=n_waiting):
         given.append(result)
     assert given == list(range(12))
 
@@ -65,7 +65,7 @@ def test_an_exception_comes_when_its_result_is_due_and_ends_the_rest():
         done.append(number)
         return number
 
-    results = map_ahead(work, range(100), n_items=100, n_waiting=50)
+    results = map_ahead(work, range(100), n_threads=4, n_waiting=50)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="the third"):
         next(results)
@@ -74,18 +74,18 @@ def test_an_exception_comes_when_its_result_is_due_and_ends_the_rest():
 
 def test_what_is_not_wanted_any_more_is_given_up():
     done = []
-    results = map_ahead(lambda number: time.sleep(0.01) or done.append(number), range(100), n_items=100, n_waiting=50)
+    results = map_ahead(lambda number: time.sleep(0.01) or done.append(number), range(100), n_threads=4, n_waiting=50)
     next(results)
     results.close()
     assert len(done) < 60
 
 
 def test_calls_in_threads_share_the_cores():
-    def share(n_items):
-        return set(map_ahead(lambda _: n_threads_of_call(otherwise=7), range(n_items), n_items=n_items, n_waiting=9))
+    def share(n_threads):
+        return set(map_ahead(lambda _: n_threads_of_call(otherwise=7), range(9), n_threads=n_threads, n_waiting=9))
 
-    assert share(1) == {7}  # in the caller's own thread
+    assert share(0) == {7}  # in the caller's own thread
+    assert share(1) == {4}
     assert share(2) == {2}
-    assert share(3) == {1}
-    assert share(8) == {1}
+    assert share(3) == share(9) == {1}
     assert n_threads_of_call(otherwise=7) == 7

@@ -1,9 +1,9 @@
 """Wall time of dataset runs beside that of the forward passes alone, in the same batches.
 
-    python tests/bench/bench_runs.py [--device cpu] [--rows 1821] [--rounds 3] [--batch-size 16] [--long]
+    python tests/bench/bench_runs.py [--device cpu] [--rows 1821] [--rounds 3] [--batch-size 16] [--long WINDOW]
 
-By default the test sentences of SST-2 on a classifier of MiniLM's size; with `--long` the movie reviews of ERASER in
-windows of 512 tokens. Where the shared folder is missing, random weights read made-up sentences of the same lengths.
+By default the test sentences of SST-2 on a classifier of MiniLM's size; with `--long 512` the movie reviews of ERASER in
+windows of 512 tokens that share 128. Where the shared folder is missing, random weights read made-up sentences of the same lengths.
 `forward` is the model as it is loaded, on texts that are tokenized and padded already; a run reads texts, captures,
 explains the position of [CLS] and writes shards. The kinds take turns in each round; the medians stand in the table,
 and the most memory that the process took, above what it had before its first run. The last line is the same as JSON.
@@ -32,7 +32,7 @@ from attnflow_hf.inputs import Sample, batches, collate
 from attnflow_hf.windows import Windows
 
 RUNS = {"rollout": "rollout", "flow": "flow", "all three": ["raw", "rollout", "flow"]}
-WINDOW, STRIDE = 512, 128
+STRIDE = 128
 
 
 def main() -> None:
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1821)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--long", action="store_true")
+    parser.add_argument(
+        "--long", type=int, default=0, metavar="WINDOW", help="movie reviews in windows of so many tokens"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of torch; by default its own choice")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -108,11 +110,11 @@ def make_texts(arguments: argparse.Namespace) -> list[str]:
     return [line.partition(" ")[2] for line in lines][: arguments.rows]
 
 
-def prepare(attributor: Attributor, texts: list[str], *, long: bool) -> list[dict[str, torch.Tensor]]:
+def prepare(attributor: Attributor, texts: list[str], *, long: int) -> list[dict[str, torch.Tensor]]:
     """Return the batches of the forward passes, padded, on the model's device."""
     samples: list[Sample] = []
     if long:
-        windows = Windows(WINDOW, STRIDE)
+        windows = Windows(long, STRIDE)
         for text in texts:
             samples += windows.of(attributor.model, attributor.tokenizer, text).samples
     else:
@@ -132,11 +134,11 @@ def forward(attributor: Attributor, prepared: list[dict[str, torch.Tensor]]) -> 
 
 
 def run(
-    attributor: Attributor, texts: list[str], method: str | list[str], output: Path, *, long: bool
+    attributor: Attributor, texts: list[str], method: str | list[str], output: Path, *, long: int
 ) -> tuple[float, int]:
     """Return the seconds of a run, and the bytes of its shards."""
     rows = Dataset.from_dict({"text": texts, "id": list(range(len(texts)))})
-    windows = {"window": WINDOW, "stride": STRIDE} if long else {}
+    windows = {"window": long, "stride": STRIDE} if long else {}
     start = time.perf_counter()
     run_dataset(rows, attributor, output, method=method, columns=["id"], options=Options(), **windows)
     return time.perf_counter() - start, sum(file.stat().st_size for file in output.glob("*.parquet"))
