@@ -577,6 +577,18 @@ def test_faults_of_the_machine_are_none_of_a_row(attributor, tmp_path, fault):
     assert sorted(content(tmp_path / "out")) == ["manifest.json"]
 
 
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_gives_the_scores_of_the_cpu(tmp_path):
+    attributor = new_attributor()
+    run(as_dataset(LONG), attributor, tmp_path / "cpu", method=["raw", "rollout", "flow"], window=16, stride=4)
+    attributor.model.cuda()
+    run(as_dataset(LONG), attributor, tmp_path / "gpu", method=["raw", "rollout", "flow"], window=16, stride=4)
+    for on_cpu, on_gpu in zip(read(tmp_path / "cpu"), read(tmp_path / "gpu"), strict=True):
+        assert on_gpu["tokens"] == on_cpu["tokens"]
+        for method in ("raw", "rollout", "flow"):
+            np.testing.assert_allclose(on_gpu[f"scores_{method}"], on_cpu[f"scores_{method}"], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
