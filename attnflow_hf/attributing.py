@@ -52,8 +52,7 @@ def attribute_each(
 ) -> Iterator[tuple[int, Result]]:
     """Yield the index of each input, in the order of the forward passes, and what `finish` makes of it.
 
-    While the model reads a batch, the inputs of the one before are explained, long ones on all cores; two batches are
-    in memory.
+    While the model reads a batch, long texts of the one before are explained on all cores; two batches are in memory.
 
     Args:
         wrapped: The model and its tokenizer.
@@ -79,21 +78,17 @@ def attribute_each(
         return index, finish(reading, found)
 
     readings = _read(wrapped, inputs, options)
-    n_threads = _n_threads(wrapped, [len(sample) for sample in inputs.samples])
+    n_threads = _n_threads([len(sample) for sample in inputs.samples])
     yield from map_ahead(explain, readings, n_threads=n_threads, n_waiting=wrapped.batch_size)
 
 
-def _n_threads(wrapped: Wrapped, lengths: Sequence[int]) -> int:
-    """Return in how many threads beside the model's own texts of these lengths are explained.
+def _n_threads(lengths: Sequence[int]) -> int:
+    """Return in how many threads, beside the model's, texts of these lengths are explained.
 
-    Of short texts Python's own work is the most, which threads do not share: then one is enough beside a GPU, and
-    beside a model on the CPU, which uses all cores itself, none.
+    Of short texts Python's own work is the most, which threads cannot share; they would only hold up the model's.
     """
-    if len(lengths) < 2:
-        return 0
-    if sum(lengths) >= _LONG * len(lengths):
-        return min(len(lengths), n_cores())
-    return 0 if wrapped.model.device.type == "cpu" else 1
+    is_long = len(lengths) > 1 and sum(lengths) >= _LONG * len(lengths)
+    return min(len(lengths), n_cores()) if is_long else 0
 
 
 def attribute_reading(wrapped: Wrapped, reading: Reading, method: str, options: Options) -> Attribution:
