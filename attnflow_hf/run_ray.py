@@ -96,7 +96,7 @@ class _Maker:
         self.work: RunWork = _import_ray().get(shared[0])
         torch.set_num_threads(n_threads)
         if on_gpu:
-            self.work.maker.attributor.model.to("cuda")
+            self.work.maker.measure.attributor.model.to("cuda")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         number = int(batch["number"][0])

@@ -34,7 +34,7 @@ class RunWork:
     @property
     def shard_size(self) -> int:
         """How many rows of the data set make a shard."""
-        return self.maker.settings.shard_size
+        return self.maker.shard_size
 
     def unfinished(self, manifest: Manifest) -> list[int]:
         """Return the numbers of the shards to be made, of a data set that knows how many rows it has."""

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 import attnflow_hf
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.errors import OptionError, check_choice
+from attnflow_hf.explained_rows import ExplainedRows
 from attnflow_hf.manifest import Manifest, list_errors, model_fingerprint, open_folder, tokenizer_fingerprint
 from attnflow_hf.nodes import Node, this_node
 from attnflow_hf.options import Options
@@ -164,8 +165,8 @@ def run_dataset(
     )
     ray = RayOptions(concurrency, num_gpus, num_cpus) if engine == "ray" else None
     source = source_of(dataset, split)
-    maker = ShardMaker(attributor, settings, kept=None)
-    maker = replace(maker, kept=_check_columns(source, settings, maker.result_schema().names))
+    measure = ExplainedRows(attributor, settings)
+    maker = ShardMaker(measure, _check_columns(source, settings, measure.schema().names), shard_size, on_error)
     made_from = _made_from(source, attributor, settings)
     before, manifest = _run(RunWork(source, maker, Path(output)), made_from, ray, progress=progress)
     n_rows, n_skipped = (sum(shard.stop - shard.start for shard in each.shards) for each in (manifest, before))
@@ -199,7 +200,7 @@ def _run(
         before.check_made_from(made_from)
         if before.is_complete:
             return before, before
-        work.maker.check()
+        work.maker.measure.check()
         with _bar(work.source, before, node, progress=progress) as bar:
             after = run_local(work, before, node, bar) if ray is None else run_ray(work, before, ray, bar)
     return before, after

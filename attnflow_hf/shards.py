@@ -24,6 +24,8 @@ except ImportError:  # a system without POSIX locks
 
 Float32Array = npt.NDArray[np.float32]
 LAYER_GRAPH = "layer_graph"
+Row = dict[str, Any]
+"""What a run adds to a row of its data set, by column; what is missing is null."""
 _LEFTOVERS = ".*.tmp"
 _MOST_VALUES = 2**31 - 1
 
@@ -76,19 +78,19 @@ def _word_columns(by_method: Mapping[str, Attribution]) -> dict[str, Any]:
     return {"words": names, **{f"word_scores_{method}": each.scores.tolist() for method, each in summed.items()}}
 
 
-def join(inputs: pa.Table, results: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def join(inputs: pa.Table, results: Sequence[Row], schema: pa.Schema, added: Sequence[str]) -> pa.Table:
     """Return the table of `schema` that has a data set's rows and, beside them, what a run found.
 
     Args:
         inputs: The rows of the data set; a column that they lack is null.
-        results: A row of `result_schema` for each; what it lacks is null.
+        results: What was found for each.
         schema: The columns of both, and their types.
+        added: The names of what a run found.
 
     Raises:
         pyarrow.ArrowInvalid: A column of the data set does not have the type that the schema says.
     """
-    names = schema.names[_n_inputs(schema) :]
-    plain = pa.schema([schema.field(name) for name in names if name != LAYER_GRAPH])
+    plain = pa.schema([schema.field(name) for name in added if name != LAYER_GRAPH])
     own = pa.Table.from_pylist(list(results), schema=plain)
     columns = []
     for field in schema:
@@ -125,10 +127,6 @@ def _nested(graphs: Sequence[Float32Array | None]) -> pa.ListArray:
 
 def _offsets(lengths: IntArray) -> pa.Array:
     return pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
-
-
-def _n_inputs(schema: pa.Schema) -> int:
-    return int(schema.get_field_index("tokens"))  # the first of the results; no column of the inputs has this name
 
 
 def encoded(table: pa.Table) -> memoryview:

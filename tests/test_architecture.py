@@ -30,7 +30,7 @@ ROWS = [
     ["attributor", "windows"],
     ["attached", "run_settings", "shards"],
     ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
-    ["shard_maker", "nodes"],
+    ["shard_maker", "explained_rows", "nodes"],
     ["run_work"],
     ["run_local", "run_ray"],
     ["pipeline", "runs", "cli_model"],
@@ -53,7 +53,7 @@ GUARDED = {
     "yaml": {"yaml_files"},
     "pydantic": {"config_checks"},
     "datasets": {"run_files", "run_sources", "run_work", "shard_maker", "runs", "run_command"},
-    "pyarrow": {"run_sources", "run_work", "shard_maker", "shards"},
+    "pyarrow": {"explained_rows", "run_sources", "run_work", "shard_maker", "shards"},
     "ray": {"run_ray"},
     "matplotlib": set(),
 }

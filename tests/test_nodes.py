@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 from test_runs import TEXTS, as_dataset, content, new_attributor, rows, run
 
-from attnflow_hf import shard_maker
+from attnflow_hf import explained_rows
 from attnflow_hf.errors import OptionError
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.nodes import this_node
@@ -48,7 +48,7 @@ def run_each_kind(folder):
 def run_and_die(folder):
     """Run; process 1 is killed when it begins its second shard, and process 0 waits until its own are there."""
     if os.environ["RANK"] == "1":
-        calls, original = [], shard_maker.attribute_each
+        calls, original = [], explained_rows.attribute_each
 
         def killing(*args):
             calls.append(args)
@@ -56,7 +56,7 @@ def run_and_die(folder):
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*args)
 
-        shard_maker.attribute_each = killing
+        explained_rows.attribute_each = killing
     run(as_dataset(), new_attributor(), folder)
 
 

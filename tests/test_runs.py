@@ -16,7 +16,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset
 from tiny_models import bert, gpt2, tokenizer
 
-from attnflow_hf import Attributor, LayerGraph, Options, flow, shard_maker
+from attnflow_hf import Attributor, LayerGraph, Options, explained_rows, flow
 from attnflow_hf.errors import DatasetError, FileFormatError, OptionError, PositionError, TextError, TokenizerError
 from attnflow_hf.run_files import load_rows
 from attnflow_hf.runs import run_dataset
@@ -221,9 +221,9 @@ def test_every_kind_of_data_set_gives_the_same_shards_and_resumes(attributor, tm
     }
     (tmp_path / "out" / "shard-00001.parquet").unlink()
     (tmp_path / "out" / "shard-00003.parquet").write_bytes(b"damaged")
-    calls, original = [], shard_maker.attribute_each
+    calls, original = [], explained_rows.attribute_each
     monkeypatch.setattr(
-        shard_maker, "attribute_each", lambda *given: calls.append(len(given[1].samples)) or original(*given)
+        explained_rows, "attribute_each", lambda *given: calls.append(len(given[1].samples)) or original(*given)
     )
     report = run(STREAMS[kind](), attributor, tmp_path / "out")
     assert calls == [1, 4, 2]  # the check of the options, shard 1, shard 3
@@ -328,7 +328,7 @@ def run_and_be_killed(folder):
 
 def kill_at(where, count):
     """Kill this process at a call, counted from 0: before or after a file gets its name, or before the model runs."""
-    owner, name = (shard_maker, "attribute_each") if where == "compute" else (os, "replace")
+    owner, name = (explained_rows, "attribute_each") if where == "compute" else (os, "replace")
     calls, original = [], getattr(owner, name)
 
     def killing(*args):
@@ -396,7 +396,7 @@ def test_a_full_disk_leaves_no_half_file(attributor, tmp_path, monkeypatch, at):
 
 def test_an_interrupt_keeps_the_finished_shards(attributor, tmp_path, monkeypatch):
     run(as_dataset(), attributor, tmp_path / "wanted")
-    calls, original = [], shard_maker.attribute_each
+    calls, original = [], explained_rows.attribute_each
 
     def interrupted(self, *args):
         calls.append(args)
@@ -404,7 +404,7 @@ def test_an_interrupt_keeps_the_finished_shards(attributor, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(shard_maker, "attribute_each", interrupted)
+    monkeypatch.setattr(explained_rows, "attribute_each", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(as_dataset(), attributor, tmp_path / "out")
     assert sorted(content(tmp_path / "out")) == ["manifest.json", "shard-00000.parquet"]
