@@ -80,8 +80,14 @@ def run_ray(work: RunWork, manifest: Manifest, options: RayOptions, bar: Any) ->
 
 
 def check_ray(work: RunWork) -> None:
-    """Raise `OptionError` where Ray is missing, or cannot work on such a data set."""
+    """Raise `OptionError` where Ray is missing, or cannot work on such a data set or model."""
     _import_ray()
+    device = work.maker.measure.attributor.model.device
+    if device.type != "cpu":
+        raise OptionError(
+            f"engine 'ray' sends the model to its actors, so it must be on the CPU here, not on {device}; "
+            "num_gpus=1 moves it to a GPU there"
+        )
     if not work.source.has_random_access:
         raise OptionError(
             "engine 'ray' gives out the rows of a Dataset; a stream has to be read in its order: load it without "

@@ -86,6 +86,13 @@ def test_streams_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_on_a_device_is_refused(tmp_path):
+    attributor = new_attributor()
+    attributor.model.to("meta")
+    with pytest.raises(OptionError, match="must be on the CPU here, not on meta; num_gpus=1 moves it to a GPU there"):
+        run(as_dataset(), attributor, tmp_path / "out", engine="ray")
+
+
 def test_an_empty_data_set(tmp_path):
     empty = as_dataset().select([])
     assert run(empty, new_attributor(), tmp_path / "out", engine="ray").n_shards == 1
