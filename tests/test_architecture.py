@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 import attnflow_hf
+from attnflow_hf import evaluation
 
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
     ["errors", "threads", "white_space", "registration", "stopping"],
     ["tokens", "html", "terminal", "prediction", "attentions", "run_files", "yaml_files", "config_checks"],
-    ["storage", "layer_graph", "word_attribution"],
+    ["evaluation.summary", "evaluation.rationales", "evaluation.plausibility_metrics", "evaluation.grid"],
+    ["storage", "layer_graph", "word_attribution", "evaluation.scored", "evaluation.pivot", "evaluation.cost"],
+    ["evaluation.agreement", "evaluation.word_scores", "evaluation.table"],
+    ["evaluation.plausibility"],
     ["saturation", "flow_result", "backends.flow_workspace"],
     ["attribution"],
     ["backends.flow_star", "backends.flow_search", "backends.flow_push", "backends.flow_log", "backends.flow_cut"],
@@ -28,7 +32,8 @@ ROWS = [
     ["scoring", "entities", "pooling"],
     ["attributing"],
     ["attributor", "windows"],
-    ["attached", "run_settings", "shards"],
+    ["attached", "run_settings", "shards", "evaluation.randomized"],
+    ["evaluation"],
     ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
     ["shard_maker", "explained_rows", "nodes"],
     ["run_work"],
@@ -40,9 +45,9 @@ ROWS = [
 ]
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
-HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model"}
+HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model", "evaluation.randomized"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
-TENSORS |= {"decoder_inputs", "attached", "pooling"}
+TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
@@ -53,9 +58,11 @@ GUARDED = {
     "yaml": {"yaml_files"},
     "pydantic": {"config_checks"},
     "datasets": {"run_files", "run_sources", "run_work", "shard_maker", "runs", "run_command"},
-    "pyarrow": {"explained_rows", "run_sources", "run_work", "shard_maker", "shards"},
+    "pyarrow": {"explained_rows", "run_sources", "run_work", "shard_maker", "shards", "evaluation.table"},
     "ray": {"run_ray"},
     "matplotlib": set(),
+    "scipy": set(),  # what the tests compare with
+    "sklearn": set(),
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
@@ -109,7 +116,8 @@ def test_every_module_has_a_row():
 
 
 @pytest.mark.parametrize(
-    "module", ["attnflow_hf", "attnflow_hf.cli", "attnflow_hf.layer_graph", "attnflow_hf.backends"]
+    "module",
+    ["attnflow_hf", "attnflow_hf.cli", "attnflow_hf.layer_graph", "attnflow_hf.backends", "attnflow_hf.evaluation"],
 )
 def test_importing_is_light(module):
     heavy = "{'torch', 'transformers', 'numba', 'networkx', 'datasets', 'matplotlib'}"
@@ -118,13 +126,22 @@ def test_importing_is_light(module):
     assert done.returncode == 0, done.stderr
 
 
-def test_public_names_are_there_and_documented():
-    for name in attnflow_hf.__all__:
-        assert getattr(attnflow_hf, name).__doc__, f"{name} has no docstring"
-    assert set(attnflow_hf.__all__) == set(attnflow_hf._HOMES)
-    assert set(attnflow_hf.__all__) <= set(dir(attnflow_hf))
+@pytest.mark.parametrize("package", [attnflow_hf, evaluation])
+def test_public_names_are_there_and_documented(package):
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, f"{name} has no docstring"
+    assert set(package.__all__) == set(package._HOMES)
+    assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize("package", [attnflow_hf, evaluation])
+def test_no_module_has_the_name_of_a_public_one(package):
+    modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
+    assert not modules & set(package.__all__)
 
 
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="has no attribute 'rollouts'"):
         _ = attnflow_hf.rollouts
+    with pytest.raises(AttributeError, match="module 'attnflow_hf.evaluation' has no attribute 'agrement'"):
+        _ = evaluation.agrement

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from graph_makers import minilm_graph
 from scipy.stats import spearmanr
 from tiny_models import shared_folder
 from typer.main import get_command
 
 import attnflow_hf
-from attnflow_hf import Attributor, Options, attach, backends, flow, run_dataset
+from attnflow_hf import Attributor, Options, attach, backends, evaluation, flow, run_dataset
 from attnflow_hf.cli import app
 from attnflow_hf.config import SECTIONS
 from attnflow_hf.saturation import measure_saturation
@@ -117,13 +118,36 @@ def test_the_table_of_saturation_is_there():
     assert len(ROWS_OF_SATURATION) == 8
 
 
+ROWS_OF_PLAUSIBILITY = re.findall(
+    r"^\| (raw|rollout|flow) \| (\d) \| (0\.\d+) \[.*\| (0\.\d+) \[.*\| 0\.", README, flags=re.M
+)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("method", "layer", "auprc", "token_f1"), ROWS_OF_PLAUSIBILITY)
+def test_scores_find_the_words_that_humans_marked_as_the_readme_says(method, layer, auprc, token_f1):
+    path = shared_folder("data") / "fair_rationales_sst" / "SST_rationales.csv"
+    rationales = evaluation.read_fair_rationales(path)
+    texts = {each.id: each.text for each in rationales}
+    attributor = Attributor.from_pretrained(shared_folder("models") / "minilm-sst2", dtype=torch.float32)
+    scored = dict(zip(texts, attributor(list(texts.values()), method=method, layer=int(layer)), strict=True))
+    options = evaluation.PlausibilityOptions(metrics=("auprc", "token_f1"))
+    found = evaluation.measure_plausibility(scored, rationales, options).summaries
+    means = [found[name].mean for name in options.metrics]
+    np.testing.assert_allclose(means, [float(auprc), float(token_f1)], rtol=0, atol=2e-3)
+
+
+def test_the_table_of_plausibility_is_there():
+    assert len(ROWS_OF_PLAUSIBILITY) == 4
+
+
 def test_there_are_blocks_to_run():
     assert len(blocks("python")) >= 3
     assert len(list(sessions())) >= 2
 
 
 def test_public_names_and_options_are_in_the_readme():
-    for name in attnflow_hf.__all__:
+    for name in (*attnflow_hf.__all__, *evaluation.__all__):
         assert f"`{name}" in README, f"{name} is not in the README"
     for name in inspect.signature(Attributor.__call__).parameters.keys() - {"self", "inputs"}:
         assert f"`{name}`" in README, f"option {name} is not in the README"

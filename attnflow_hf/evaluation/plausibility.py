@@ -95,7 +95,7 @@ class Plausibility:
     def __str__(self) -> str:
         """Return a line for each metric, and one of what was compared."""
         lines = [f"{name}: {found}" for name, found in self.summaries.items()]
-        lines.append(f"annotators: {self.annotators}; {self.n_rationales} rationales, {self.n_empty} empty")
+        lines.append(f"annotators: {self.annotators}; rationales: {self.n_rationales}, of them empty: {self.n_empty}")
         return "\n".join(lines)
 
 

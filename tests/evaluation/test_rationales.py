@@ -69,9 +69,9 @@ def test_bad_csv_files(tmp_path, text, message):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(DatasetError, match="there is no file .*nowhere.csv"):
+    with pytest.raises(DatasetError, match=r"there is no file .*nowhere.csv"):
         read_fair_rationales(tmp_path / "nowhere.csv")
-    with pytest.raises(DatasetError, match="there is no file .*test.jsonl"):
+    with pytest.raises(DatasetError, match=r"there is no file .*test.jsonl"):
         read_eraser_movies(tmp_path / "test.jsonl")
     path = movies(tmp_path, [])
     (tmp_path / "docs" / "1.txt").unlink()
@@ -121,7 +121,7 @@ def test_bad_json_lines(tmp_path):
     ):
         with pytest.raises(FileFormatError, match=message):
             read_eraser_movies(write(tmp_path, text, "test.jsonl"))
-    with pytest.raises(FileFormatError, match="annotation_id must be the name of a file in .*, got '../1.txt'"):
+    with pytest.raises(FileFormatError, match=r"annotation_id must be the name of a file in .*, got '../1.txt'"):
         read_eraser_movies(movies(tmp_path, [], annotation_id="../1.txt"))
 
 

@@ -77,7 +77,7 @@ def test_bad_bootstraps(options, message):
 def test_bad_measurements():
     with pytest.raises(OptionError, match="give a value, or a reason why there is none; got None and ''"):
         Measured(None)
-    with pytest.raises(OptionError, match="got 0.5 and 'short'"):
+    with pytest.raises(OptionError, match=r"got 0\.5 and 'short'"):
         Measured(0.5, "short")
     with pytest.raises(ArrayError, match="the value must be finite, got nan"):
         Measured(float("nan"))
