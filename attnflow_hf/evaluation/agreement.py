@@ -36,7 +36,7 @@ def spearman(first: FloatArray, second: FloatArray) -> float:
     ranks = [_mean_ranks(scores) for scores in (first, second)]
     one, other = (each - each.mean() for each in ranks)
     scale = np.sqrt((one @ one) * (other @ other))
-    return float(np.clip(one @ other / scale, -1.0, 1.0)) if scale > 0 else float("nan")
+    return float(one @ other / scale) if scale > 0 else float("nan")
 
 
 def kendall(first: FloatArray, second: FloatArray) -> float:

@@ -12,7 +12,7 @@ from math import comb
 
 import numpy as np
 
-from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, OptionError, check_finite
+from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, IntArray, OptionError, check_finite
 
 _N_DRAWS = 32
 _IOU_THRESHOLD = 0.5
@@ -72,11 +72,11 @@ def iou(mask: BoolArray, scores: FloatArray, k: int) -> float:
     """
     sure, tied, n_left = _top(scores, k)
     hits, marked, n_tied = int(mask[sure].sum()), int(mask[tied].sum()), int(tied.sum())
-    total = k + int(mask.sum())
+    total, n_ways = k + int(mask.sum()), comb(n_tied, n_left)
     mean = 0.0
     for more in range(max(0, n_left - (n_tied - marked)), min(n_left, marked) + 1):
         ways = comb(marked, more) * comb(n_tied - marked, n_left - more)
-        mean += ways / comb(n_tied, n_left) * (hits + more) / (total - hits - more)
+        mean += ways / n_ways * (hits + more) / (total - hits - more)
     return float(mean)
 
 
@@ -108,20 +108,22 @@ def iou_f1(mask: BoolArray, scores: FloatArray, k: int, *, seed: int = 0) -> flo
 
 def span_f1(mask: BoolArray, chosen: BoolArray) -> float:
     """Return the F1 of the spans of `chosen` `[word]` against those of `mask` `[word]`, as `iou_f1` explains."""
-    marked, chosen_spans = _spans(mask), _spans(chosen)
-    hits = np.array([[_overlap(own, other) >= _IOU_THRESHOLD for other in marked] for own in chosen_spans])
+    hits = _overlaps(_spans(chosen), _spans(mask)) >= _IOU_THRESHOLD
     precision, recall = hits.any(axis=1).mean(), hits.any(axis=0).mean()
     return float(2 * precision * recall / (precision + recall)) if precision > 0 else 0.0
 
 
-def _spans(mask: BoolArray) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+def _spans(mask: BoolArray) -> IntArray:
+    """Return the first word of each run of true and the one behind its last, `[span, 2]`."""
+    return np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
 
 
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> float:
-    both = min(one[1], other[1]) - max(one[0], other[0])
-    return both / (max(one[1], other[1]) - min(one[0], other[0])) if both > 0 else 0.0
+def _overlaps(ones: IntArray, others: IntArray) -> FloatArray:
+    """Return the intersection over union of each two spans, `[one, other]`; below 0 where they are apart."""
+    starts, stops = ones[:, None, 0], ones[:, None, 1]
+    both = np.minimum(stops, others[:, 1]) - np.maximum(starts, others[:, 0])
+    either: FloatArray = both / (np.maximum(stops, others[:, 1]) - np.minimum(starts, others[:, 0]))
+    return either
 
 
 def _top(scores: FloatArray, k: int) -> tuple[BoolArray, BoolArray, int]:

@@ -1,6 +1,6 @@
 """Rank correlations by hand and as SciPy has them; what is undefined is missing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from attnflow_hf.tokens import Tokens
 
 THEIRS = {"spearman": scipy.stats.spearmanr, "kendall": scipy.stats.kendalltau}
 OURS = {"spearman": spearman, "kendall": kendall}
+LEFT = np.array([True, True, False, False])
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,13 @@ def test_monotone_functions_change_nothing(statistic):
     how = Agreement(statistic, "keep")
     np.testing.assert_allclose(how.of(first, np.exp(second)).value, how.of(first, second).value, rtol=0, atol=1e-12)
     np.testing.assert_allclose(how.of(first, -first).value, -1, rtol=0, atol=1e-12)
-    assert how.of(first, first).value <= 1
+    assert how.of(first, first).value == 1
+
+
+@pytest.mark.parametrize("function", OURS.values())
+def test_constant_scores_have_no_rank_correlation(function):
+    assert np.isnan(function(np.ones(3), np.arange(3.0)))
+    assert np.isnan(function(np.arange(3.0), np.ones(3)))
 
 
 @pytest.mark.parametrize("statistic", OURS)
@@ -140,6 +147,14 @@ def test_rows_of_all_layers(attributor):
 def test_what_cannot_be_compared(first, second, message):
     with pytest.raises(ArrayError, match=message):
         Agreement("spearman", "keep").of(first, second)
+
+
+def test_the_same_words_at_other_places_are_other_tokens(attributor):
+    a = attributor("the key the key", method="raw", special_tokens="drop")
+    first, last = (replace(a, alignment=a.alignment.select(keep), scores=a.scores[keep]) for keep in (LEFT, ~LEFT))
+    assert first.tokens == last.tokens
+    with pytest.raises(ArrayError, match=r"number 0 is 'the' \(position 1\) in one and 'the' \(position 3\) in the"):
+        Agreement("spearman", "keep").of(first, last)
 
 
 def test_arrays_do_not_tell_their_special_tokens():
