@@ -84,9 +84,9 @@ def iou_f1(mask: BoolArray, scores: FloatArray, k: int, *, seed: int = 0) -> flo
     """Return ERASER's IoU F1: the F1 of spans, where a chosen span counts if it overlaps one that was marked by half.
 
     Spans are runs of words; those chosen are of the `k` words with the highest scores. A chosen span is a hit if its
-    intersection over union with some marked span is at least 0.5; precision is the share of chosen spans that hit,
-    recall that of marked spans which are hit (ERASER's code counts the chosen ones there too; they are as many, but
-    where two halves hit one span). Ties at the k-th word: the mean over 32 orders drawn at random.
+    intersection over union with some marked span is at least 0.5; precision is hits over chosen spans, recall hits
+    over marked spans (no span can be hit twice: two runs in it leave out a word between them, so that one of them has
+    less than half). Ties at the k-th word: the mean over 32 orders drawn at random.
 
     Args:
         mask: bool `[word]`, at least one marked.
@@ -108,9 +108,8 @@ def iou_f1(mask: BoolArray, scores: FloatArray, k: int, *, seed: int = 0) -> flo
 
 def span_f1(mask: BoolArray, chosen: BoolArray) -> float:
     """Return the F1 of the spans of `chosen` `[word]` against those of `mask` `[word]`, as `iou_f1` explains."""
-    hits = _overlaps(_spans(chosen), _spans(mask)) >= _IOU_THRESHOLD
-    precision, recall = hits.any(axis=1).mean(), hits.any(axis=0).mean()
-    return float(2 * precision * recall / (precision + recall)) if precision > 0 else 0.0
+    overlaps = _overlaps(_spans(chosen), _spans(mask))
+    return float(2 * (overlaps >= _IOU_THRESHOLD).sum() / sum(overlaps.shape))
 
 
 def _spans(mask: BoolArray) -> IntArray:

@@ -1,5 +1,6 @@
 """Plausibility by hand, by scikit-learn and by enumeration; words aligned by characters; empty rationales counted."""
 
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_iou_f1_by_hand():
     assert metrics.span_f1(marked, mask_of(1, 1, 0, 1, 0, 1, 1, 1)) == pytest.approx(0.8, abs=1e-12)
     # one span over all: of its 8 words no marked span has more than 3
     assert metrics.span_f1(marked, mask_of(*[1] * 8)) == 0
-    # two halves of one marked span: both hit it, and it is hit once
+    # half of a marked span is enough; precision 1/2, recall 1
     assert metrics.span_f1(mask_of(1, 1, 1, 1, 0), mask_of(1, 1, 0, 0, 1)) == pytest.approx(2 / 3, abs=1e-12)
     assert metrics.span_f1(mask_of(0, 1), mask_of(1, 0)) == 0
 
@@ -194,8 +195,7 @@ def cut_attribution(attributor, n_words=40):
     full = attributor(text, method="rollout")
     keep = full.special_tokens_mask | (full.positions < 20)
     tokens = full.alignment.select(keep)
-    tokens = Tokens(**{**tokens.__dict__, "n_truncated": int((~keep).sum())})
-    return text, ScoredTokens(tokens, full.scores[keep])
+    return text, ScoredTokens(replace(tokens, n_truncated=int((~keep).sum())), full.scores[keep])
 
 
 def test_words_behind_the_cut_of_a_long_text(attributor):
@@ -225,6 +225,12 @@ def test_what_cannot_be_aligned(attributor):
     gap = ScoredTokens(a.alignment.select(a.positions != 2), a.scores[a.positions != 2])
     with pytest.raises(TextError, match="no token stands for word 1 of rationale '1', 'keys'"):
         word_scores(gap, rationale([1, 0, 0, 0, 0]))
+    end = ScoredTokens(a.alignment.select(a.positions < 5), a.scores[a.positions < 5])
+    with pytest.raises(TextError, match="no token stands for word 4 of rationale '1', 'cabinet'"):
+        word_scores(end, rationale([1, 0, 0, 0, 0]), beyond="drop")
+    cut = ScoredTokens(replace(gap.alignment, n_truncated=1), gap.scores)
+    with pytest.raises(TextError, match="no token stands for word 1 of rationale '1', 'keys'"):
+        word_scores(cut, rationale([1, 0, 0, 0, 0]), beyond="drop")
     with pytest.raises(TokenizerError, match="words are found by character offsets in one text"):
         word_scores(attributor(("the key", "the cat"), method="raw"), rationale([1, 0, 0, 0, 0]))
     with pytest.raises(ArrayError, match=r"a score for each of the 5 words of rationale '1', got shape \(3,\)"):
