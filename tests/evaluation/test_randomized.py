@@ -82,7 +82,19 @@ def test_a_seed_fixes_each_part_whatever_is_below():
     name = "bert.encoder.layer.2.attention.self.query.weight"
     assert torch.equal(some.get_parameter(name), more.get_parameter(name))
     assert not torch.equal(some.get_parameter(name), other.get_parameter(name))
+    assert not torch.equal(more.get_parameter(name), more.get_parameter(name.replace("2", "1")))
     assert changed(state(randomize(model, seed=3)), randomize(model, seed=3)) == set()
+
+
+def test_parts_that_stay_are_safe_from_an_initialization_that_writes_over_weights(monkeypatch):
+    def write_over(self, module):
+        for weight in module.parameters(recurse=False):
+            weight.data.fill_(5.0)
+
+    model = tiny_models.bert()
+    monkeypatch.setattr("transformers.BertPreTrainedModel._init_weights", write_over)
+    found = changed(state(model), randomize(model, n_parts=2))
+    assert {part_of(name) for name in found} == {"head", "layer 2"}
 
 
 def test_a_weight_that_is_shared_becomes_random_with_the_lower_part():
@@ -95,7 +107,7 @@ def test_a_weight_that_is_shared_becomes_random_with_the_lower_part():
 
 
 def bart():
-    return tiny_models.make("BartConfig", "BartModel", d_model=32, encoder_layers=2, decoder_layers=2)
+    return tiny_models.make("BartConfig", "BartModel", d_model=32, encoder_layers=2, decoder_layers=3)
 
 
 def albert():
