@@ -143,5 +143,5 @@ def test_no_module_has_the_name_of_a_public_one(package):
 def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="has no attribute 'rollouts'"):
         _ = attnflow_hf.rollouts
-    with pytest.raises(AttributeError, match="module 'attnflow_hf.evaluation' has no attribute 'agrement'"):
+    with pytest.raises(AttributeError, match=r"module 'attnflow_hf\.evaluation' has no attribute 'agrement'"):
         _ = evaluation.agrement
