@@ -20,6 +20,7 @@ _HOMES = {
     "Options": "attnflow_hf.options",
     "attach": "attnflow_hf.pipeline",
     "flow": "attnflow_hf.backends",
+    "flow_shapley": "attnflow_hf.shapley",
     "register_backend": "attnflow_hf.backends",
     "rollout": "attnflow_hf.backends",
     "run_dataset": "attnflow_hf.runs",
@@ -33,6 +34,7 @@ __all__ = [
     "Options",
     "attach",
     "flow",
+    "flow_shapley",
     "register_backend",
     "rollout",
     "run_dataset",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from attnflow_hf.options import Options
     from attnflow_hf.pipeline import attach
     from attnflow_hf.runs import run_dataset
+    from attnflow_hf.shapley import flow_shapley
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ class Attribution:
         scores: float64 `[token]`; with `output_position="all"` `[position, token]`; with `layer="all"` one more axis
             in front. Aligned with `tokens`, read-only. Positions are the decoder's where both halves of an
             encoder-decoder model are explained together.
-        method: `"raw"`, `"rollout"` or `"flow"`.
+        method: `"raw"`, `"rollout"`, `"flow"` or `"flow_shapley"`.
         backend: Which backend computed it.
         output_position: The explained position, as an index of the tokenizer's output without padding; or `"mean"`
             or `"all"`.
@@ -56,6 +56,8 @@ class Attribution:
         model_name: The model's name or class.
         notes: What a reader must know: that the text was truncated, that there are no offsets, that flow is saturated.
         saturation: Which cuts set the flow values; `None` for other methods.
+        standard_errors: float64, as `scores`: how uncertain scores of `flow_shapley` are that were estimated from
+            random orders; `None` where they are exact.
 
     Raises:
         ArrayError: The scores do not fit the tokens, are not finite or negative.
@@ -78,6 +80,7 @@ class Attribution:
     model_name: str = ""
     notes: tuple[str, ...] = ()
     saturation: Saturation | None = None
+    standard_errors: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Check that the scores fit the tokens; copy and freeze them."""
@@ -92,12 +95,18 @@ class Attribution:
         if (self.scores < 0).any():
             raise ArrayError(f"scores must not be negative, lowest is {self.scores.min()}")
         self.scores.setflags(write=False)
-        if self.sink_scores is not None:
-            sinks = np.array(self.sink_scores, dtype=np.float64)
-            if sinks.shape != self.scores.shape[:-1] or not (np.isfinite(sinks) & (sinks >= 0)).all():
-                raise ArrayError(f"sink_scores {sinks} do not fit scores of shape {self.scores.shape}")
-            sinks.setflags(write=False)
-            object.__setattr__(self, "sink_scores", sinks)
+        self._freeze_beside("sink_scores", self.scores.shape[:-1])
+        self._freeze_beside("standard_errors", self.scores.shape)
+
+    def _freeze_beside(self, name: str, shape: tuple[int, ...]) -> None:
+        """Copy, check and freeze an array that stands beside the scores, if it is there."""
+        if getattr(self, name) is None:
+            return
+        values = np.array(getattr(self, name), dtype=np.float64)
+        if values.shape != shape or not (np.isfinite(values) & (values >= 0)).all():
+            raise ArrayError(f"{name} {values} do not fit scores of shape {self.scores.shape}")
+        values.setflags(write=False)
+        object.__setattr__(self, name, values)
 
     def _check_names(self) -> None:
         for name in (
@@ -179,7 +188,9 @@ class Attribution:
         """
         check_choice("part", name, sorted(set(self.alignment.parts)) or ["(none: this attribution has no parts)"])
         keep = np.array([part == name for part in self.alignment.parts])
-        return replace(self, alignment=self.alignment.select(keep), scores=self.scores[..., keep])
+        errors = None if self.standard_errors is None else self.standard_errors[..., keep]
+        tokens = self.alignment.select(keep)
+        return replace(self, alignment=tokens, scores=self.scores[..., keep], standard_errors=errors)
 
     def to_words(self, split: str = "auto") -> WordAttribution:
         """Return the scores summed over the tokens of each word; nothing is lost.
@@ -219,8 +230,8 @@ class Attribution:
             alignment = Tokens(**{field.name: read_token_field(field.name, values) for field in fields(Tokens)})
             own = {field.name: values[field.name] for field in fields(cls) if field.name != "alignment"}
             own["scores"] = np.array(own["scores"], dtype=np.float64)
-            if own["sink_scores"] is not None:
-                own["sink_scores"] = np.array(own["sink_scores"], dtype=np.float64)
+            for name in ("sink_scores", "standard_errors"):
+                own[name] = None if own[name] is None else np.array(own[name], dtype=np.float64)
             own["notes"] = tuple(own["notes"])
             own["prediction"] = None if own["prediction"] is None else Prediction(**own["prediction"])
             own["saturation"] = None if own["saturation"] is None else Saturation(**own["saturation"])

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.attributing import attribute_all, attribute_generated
 from attnflow_hf.attribution import Attribution
-from attnflow_hf.backends import METHODS
+from attnflow_hf.backends import PAPER_METHODS
 from attnflow_hf.capture import report_on
 from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import OptionError, SaturationWarning
@@ -41,6 +41,8 @@ class _CallOptions(TypedDict, total=False):
     first_token: str
     position_correction: str
     keep: str
+    n_permutations: int
+    seed: int
     text_target: str | list[str] | None
     truncation: bool
 
@@ -146,6 +148,8 @@ class Attributor:
         first_token: str = "keep",
         position_correction: str = "none",
         keep: str = "layers",
+        n_permutations: int = 16,
+        seed: int = 0,
         text_target: str | list[str] | None = None,
         truncation: bool = False,
     ) -> Attribution | list[Attribution]:
@@ -158,6 +162,8 @@ class Attributor:
             method: `"raw"`: the attention weights of the explained layer alone. `"rollout"`: the product of all
                 layers below, residual included. `"flow"`: the maximum flow through them; where it says
                 little of the position, a `SaturationWarning` is given once, and each result's `notes` say so.
+                `"flow_shapley"`: the maximum flow into all tokens, shared among them by their Shapley values;
+                `attnflow_hf.flow_shapley` says what that means, and what it costs.
             backend: Changes the speed and not the numbers; `"auto"` chooses by size.
             layer: The explained layer, 0 is the lowest, -1 the last; `"all"` gives every layer (for flow, as many
                 times the work).
@@ -178,6 +184,9 @@ class Attributor:
                 size, as early tokens of causal models are reached by more paths; causal models only.
             keep: What is kept of the layers while the model runs. `"layers"`: one matrix for each. `"rollout"`: their
                 product alone, memory for three matrices however many layers; for `method="rollout"`, same numbers.
+            n_permutations: How many random orders `"flow_shapley"` takes above 12 tokens, 2 or more: the time grows
+                with it, `standard_errors` fall as one by its square root.
+            seed: Of these random orders.
             text_target: For encoder-decoder models a target text (a list for a list): both halves are explained, as
                 one graph; `output_position` counts the decoder's tokens, `layer` its layers.
             truncation: Cut texts that are longer than the model can read; otherwise they are an error.
@@ -199,6 +208,8 @@ class Attributor:
             first_token=first_token,
             position_correction=position_correction,
             keep=keep,
+            n_permutations=n_permutations,
+            seed=seed,
         )
         asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
         results = [by_method[method] for by_method in attribute_all(self.wrapped, asked, [method], options)]
@@ -248,7 +259,7 @@ class Attributor:
         self,
         inputs: Text | Mapping[str, Any],
         *,
-        methods: Sequence[str] = METHODS,
+        methods: Sequence[str] = PAPER_METHODS,
         options: Options | None = None,
         text_target: str | None = None,
         truncation: bool = False,
@@ -257,7 +268,7 @@ class Attributor:
 
         Args:
             inputs: A text, a pair of texts, or what the tokenizer returned for one.
-            methods: Which methods, in the order wanted.
+            methods: Which methods, in the order wanted; by default the three of the paper.
             options: The options of `__call__`; the backend is that of the methods which have it.
             text_target: As in `__call__`.
             truncation: Cut a text that is longer than the model can read.

@@ -41,7 +41,8 @@ def explain(
         str | None, typer.Option(help="A hub name or a folder. Default: the embedded verb-number model.")
     ] = None,
     method: Annotated[
-        Literal["raw", "rollout", "flow", "all"], typer.Option(help="One method, or all side by side.")
+        Literal["raw", "rollout", "flow", "flow_shapley", "all"],
+        typer.Option(help="One method; 'all': the paper's three (not flow_shapley, which is slow) side by side."),
     ] = "all",
     layer: Annotated[int, typer.Option(help="The explained layer: 0 is the lowest, -1 the last.")] = -1,
     output_position: Annotated[
@@ -67,6 +68,8 @@ def explain(
     text_target: Annotated[
         str | None, typer.Option(help="What the decoder of an encoder-decoder model reads; explains both.")
     ] = None,
+    n_permutations: Annotated[int, typer.Option(help="Random orders of flow_shapley above 12 tokens, 2 or more.")] = 16,
+    seed: Annotated[int, typer.Option(help="The seed of these random orders.")] = 0,
     backend: Annotated[str, typer.Option(help="'auto', or a backend of flow or rollout, for speed alone.")] = "auto",
     truncation: Annotated[bool, typer.Option("--truncation", help="Cut a text that is too long.")] = False,
 ) -> None:
@@ -75,7 +78,7 @@ def explain(
     Example: attnflow explain "the key to the cabinets"
     """
     position = _parse_position(output_position)
-    from attnflow_hf.backends import METHODS
+    from attnflow_hf.backends import PAPER_METHODS
     from attnflow_hf.cli_model import load_attributor
     from attnflow_hf.options import Options
 
@@ -89,10 +92,12 @@ def explain(
         special_tokens=special_tokens,
         first_token=first_token,
         position_correction=position_correction,
+        n_permutations=n_permutations,
+        seed=seed,
     )
     attributor = load_attributor(model)
     content = sys.stdin.read().strip() if text == "-" else text
-    methods = METHODS if method == "all" else (method,)
+    methods = PAPER_METHODS if method == "all" else (method,)
     found = attributor.compare(
         content, methods=methods, options=options, text_target=text_target, truncation=truncation
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.layer_graph import check_residual_weight
@@ -30,6 +32,8 @@ class Options:
     first_token: str = "keep"
     position_correction: str = "none"
     keep: str = "layers"
+    n_permutations: int = 16
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check all that can be checked without a model."""
@@ -44,10 +48,18 @@ class Options:
         check_choice("keep", self.keep, KEEP)
         check_head_reduction(self.head_reduction)
         check_residual_weight(self.residual_weight)
+        check_sampling(self.n_permutations, self.seed)
         if self.keep == "rollout" and (self.position_correction != "none" or self.backend not in ("auto", "fold")):
             raise OptionError(
                 "keep='rollout' folds while the model runs: it has no position_correction and no choice of a backend"
             )
+
+
+def check_sampling(n_permutations: object, seed: object) -> None:
+    """Raise `OptionError` unless there are two random orders at the least, and a seed."""
+    for name, value, least in (("n_permutations", n_permutations, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise OptionError(f"{name} must be an integer, {least} or more, got {value!r}")
 
 
 def check_generation_options(options: Options) -> None:

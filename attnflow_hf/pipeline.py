@@ -33,7 +33,7 @@ def attach(pipe: Any, *, method: str = "flow", options: Options | None = None) -
 
     Args:
         pipe: A pipeline of one of these tasks.
-        method: `"raw"`, `"rollout"` or `"flow"`.
+        method: `"raw"`, `"rollout"`, `"flow"` or `"flow_shapley"`.
         options: The options of `Attributor.__call__`; the output position is the one told above unless it is given.
 
     Raises:

@@ -41,3 +41,18 @@ def correct_positions(values: FloatArray, uniform_values: FloatArray) -> FloatAr
     Above 1, a token got more than its place alone would give it.
     """
     return np.divide(values, uniform_values, out=np.zeros_like(values), where=uniform_values > 0)
+
+
+def correct_errors(
+    corrected: FloatArray, errors: FloatArray, uniform_values: FloatArray, uniform_errors: FloatArray
+) -> FloatArray:
+    """Return the standard errors of corrected values: to first order, and not too small however the estimates relate.
+
+    Args:
+        corrected: What `correct_positions` returned.
+        errors: The standard errors of the values.
+        uniform_values: What they were divided by.
+        uniform_errors: The standard errors of that.
+    """
+    both = errors + corrected * uniform_errors
+    return np.divide(both, uniform_values, out=np.zeros_like(both), where=uniform_values > 0)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from attnflow_hf.errors import FloatArray, check_choice, check_index
+from attnflow_hf.errors import BoolArray, FloatArray, check_choice, check_index
 from attnflow_hf.options import NORMALIZATIONS, Options, OutputPosition
 from attnflow_hf.tokens import Tokens
 
@@ -56,10 +57,7 @@ def read_out(
     Returns:
         The tokens; float64 `[layer, token]`, or `[layer, position, token]` for `"all"`; the sinks' without `token`.
     """
-    first = np.arange(len(tokens)) == 0
-    special = tokens.special_tokens_mask
-    zeroed = (special & (options.special_tokens == "zero")) | (first & (options.first_token == "zero"))
-    dropped = (special & (options.special_tokens == "drop")) | (first & (options.first_token == "drop"))
+    zeroed, dropped = _chosen(tokens, options, "zero"), _chosen(tokens, options, "drop")
     if position == "all":
         rows = ~dropped[len(tokens) - values.shape[1] :]  # positions are all tokens, or the last ones
         scores, sinks = values[:, rows], None if sinks is None else sinks[:, rows]
@@ -71,6 +69,31 @@ def read_out(
     return tokens, normalize_scores(scores, options.normalize), sinks
 
 
+def read_out_errors(
+    tokens: Tokens,
+    values: FloatArray,
+    errors: FloatArray,
+    position: int | Literal["mean", "all"],
+    options: Options,
+) -> FloatArray:
+    """Return the standard errors of the scores that `read_out` gives, in their shape.
+
+    Those of several positions are independent, so that the error of their mean is the root of the sum of squares
+    divided by their number. What scores are divided by is taken as certain.
+
+    Args:
+        tokens: The text.
+        values: As in `read_out`.
+        errors: The standard errors of `values`, likewise.
+        position: The explained position.
+        options: As in `read_out`.
+    """
+    plain = replace(options, normalize="none")
+    squares = errors**2 if position == "all" else errors**2 / values.shape[1]
+    kept = np.sqrt(read_out(tokens, squares, None, position, plain)[1])
+    return _divided(kept, read_out(tokens, values, None, position, plain)[1], options.normalize)
+
+
 def normalize_scores(scores: FloatArray, normalize: str) -> FloatArray:
     """Return `scores` `[..., token]` with each row divided by its sum or its maximum, or as they are.
 
@@ -80,7 +103,19 @@ def normalize_scores(scores: FloatArray, normalize: str) -> FloatArray:
         OptionError: An unknown normalization.
     """
     check_choice("normalize", normalize, NORMALIZATIONS)
+    return _divided(scores, scores, normalize)
+
+
+def _divided(numbers: FloatArray, scores: FloatArray, normalize: str) -> FloatArray:
+    """Return numbers divided by what normalizes the scores."""
     if normalize == "none":
-        return scores
+        return numbers
     totals: FloatArray = getattr(scores, normalize)(axis=-1, keepdims=True)
-    return np.divide(scores, totals, out=np.zeros_like(scores), where=totals > 0)
+    return np.divide(numbers, totals, out=np.zeros_like(numbers), where=totals > 0)
+
+
+def _chosen(tokens: Tokens, options: Options, what: str) -> BoolArray:
+    """Return which tokens are to be zeroed, or dropped, bool `[token]`."""
+    first = np.arange(len(tokens)) == 0
+    chosen = (tokens.special_tokens_mask & (options.special_tokens == what)) | (first & (options.first_token == what))
+    return np.asarray(chosen)

@@ -117,7 +117,7 @@ def run_dataset(
         split: Which split of files, of a hub data set or of a `DatasetDict`, where they have several.
         text_column: The column of the texts.
         text_pair_column: The column of the second texts of pairs.
-        method: `"raw"`, `"rollout"` or `"flow"`, or a list of them: all are made from one forward pass.
+        method: `"raw"`, `"rollout"`, `"flow"` or `"flow_shapley"`, or a list of them, all from one forward pass.
         options: The options of `Attributor.__call__`; one output position and one layer.
         columns: Which columns of the data set to keep; by default all.
         words: Add the scores summed over words.

@@ -11,13 +11,15 @@ import numpy as np
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import compute, select_layers
-from attnflow_hf.errors import FloatArray, OptionError
+from attnflow_hf.errors import BoolArray, FloatArray, OptionError
+from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.options import Options
-from attnflow_hf.position_bias import correct_positions, uniform_causal_graph
+from attnflow_hf.position_bias import correct_errors, correct_positions, uniform_causal_graph
 from attnflow_hf.prediction import predict
 from attnflow_hf.reader import Reading
-from attnflow_hf.readout import read_out, resolve_position
+from attnflow_hf.readout import read_out, read_out_errors, resolve_position
 from attnflow_hf.saturation import Saturation, measure_saturation
+from attnflow_hf.shapley import compute_shapley
 from attnflow_hf.tokens import Tokens
 
 
@@ -45,7 +47,7 @@ def score(
     Args:
         reading: What the model made of the input.
         wrapped: The model and its tokenizer.
-        method: `"raw"`, `"rollout"` or `"flow"`.
+        method: One of `backends.METHODS`.
         backend: The backend's name.
         options: How.
         positions: Output positions that are each explained by the tokens up to there; by default the one of `options`,
@@ -64,23 +66,32 @@ def score(
         tokens, part = reading.tokens, found.of_rows(rows)
         if positions is not None:
             seen = np.arange(len(tokens)) <= len(tokens) - reading.layout.n_outputs + int(position)
-            tokens, part = tokens.select(seen), replace(part, values=part.values[..., seen])
+            tokens, part = tokens.select(seen), part.of_tokens(seen)
         results.append(_attribution(reading, wrapped, method, backend, options, layers, position, tokens, part))
     return results
 
 
 @dataclass(frozen=True, eq=False)
 class _Values:
-    """A method's values of the tokens `[layer, position, token]`, of the sink `[layer, position]`, and their graph."""
+    """A method's values of the tokens `[layer, position, token]`, of the sink `[layer, position]`, and their graph.
+
+    Estimates have standard errors `[layer, position, token]`.
+    """
 
     values: FloatArray
     sinks: FloatArray | None
-    saturation: Callable[[slice], Saturation | None]
+    saturation: Callable[[slice], Saturation | None] = lambda _: None
+    errors: FloatArray | None = None
 
     def of_rows(self, rows: slice) -> _Values:
         """Return those of some positions."""
-        sinks = None if self.sinks is None else self.sinks[:, rows]
-        return _Values(self.values[:, rows], sinks, lambda _: self.saturation(rows))
+        sinks, errors = (None if each is None else each[:, rows] for each in (self.sinks, self.errors))
+        return _Values(self.values[:, rows], sinks, lambda _: self.saturation(rows), errors)
+
+    def of_tokens(self, kept: BoolArray) -> _Values:
+        """Return those of some tokens."""
+        errors = None if self.errors is None else self.errors[..., kept]
+        return replace(self, values=self.values[..., kept], errors=errors)
 
 
 def _attribution(
@@ -94,6 +105,9 @@ def _attribution(
     tokens: Tokens,
     found: _Values,
 ) -> Attribution:
+    errors = None
+    if found.errors is not None and found.errors.any():
+        errors = read_out_errors(tokens, found.values, found.errors, position, options)
     tokens, scores, sinks = read_out(tokens, found.values, found.sinks, position, options)
     saturation = found.saturation(slice(None))
     row = slice(None) if options.layer == "all" else 0
@@ -113,8 +127,9 @@ def _attribution(
         sink_scores=None if sinks is None else sinks[row],
         prediction=_predict(reading, wrapped, position),
         model_name=wrapped.name,
-        notes=(*reading.report.notes(), *_notes(reading.tokens, saturation)),
+        notes=(*reading.report.notes(), *_notes(reading.tokens, saturation), *sampling_notes(errors, options)),
         saturation=saturation,
+        standard_errors=None if errors is None else errors[row],
     )
 
 
@@ -133,33 +148,49 @@ def _values(
     if reading.rollouts is not None:
         values = reading.rollouts[list(layers)]
         sinks = (1.0 - values.sum(axis=-1)).clip(min=0.0) if reading.report.has_sinks else None  # what rows lack
-        return _Values(values, sinks, lambda _: None)
+        return _Values(values, sinks)
     residual_weight = 0.0 if method == "raw" else options.residual_weight
     graph = reading.graph(residual_weight)
     stages = [reading.layout.stages[layer] for layer in layers]
     nodes = [position + reading.layout.first_output for position in wanted]
-    every = compute(method, backend, graph, stages, nodes)
+    every, errors = _compute(graph, method, backend, stages, nodes, options)
 
     def saturation(rows: slice) -> Saturation | None:
         return measure_saturation(graph, stages, nodes[rows], every[:, rows]) if method == "flow" else None
 
-    values = every[..., reading.layout.first_token :]
+    sinks = every[..., 0] if reading.report.has_sinks else None
+    found = _Values(every, sinks, saturation, errors).of_tokens(np.arange(graph.n_tokens) >= reading.layout.first_token)
     if options.position_correction == "uniform":
-        values = correct_positions(values, _uniform_values(reading, method, backend, stages, wanted, residual_weight))
-    return _Values(values, every[..., 0] if reading.report.has_sinks else None, saturation)
+        uniform = _uniform_graph(reading, residual_weight)
+        return _corrected(found, *_compute(uniform, method, backend, stages, list(wanted), options))
+    return found
 
 
-def _uniform_values(
-    reading: Reading, method: str, backend: str, stages: Sequence[int], wanted: Sequence[int], residual_weight: float
-) -> FloatArray:
-    """Return what the method gives on the uniform causal graph of the same size."""
+def _compute(
+    graph: LayerGraph, method: str, backend: str, stages: Sequence[int], nodes: Sequence[int], options: Options
+) -> tuple[FloatArray, FloatArray | None]:
+    """Return a method's values `[layer, position, token]`, and the standard errors of estimates."""
+    if method != "flow_shapley":
+        return compute(method, backend, graph, stages, nodes), None
+    found = compute_shapley(backend, graph, stages, nodes, int(options.n_permutations), int(options.seed))
+    return found.values, found.standard_errors
+
+
+def _corrected(found: _Values, uniform: FloatArray, errors: FloatArray | None) -> _Values:
+    values = correct_positions(found.values, uniform)
+    if found.errors is None or errors is None:
+        return replace(found, values=values)
+    return replace(found, values=values, errors=correct_errors(values, found.errors, uniform, errors))
+
+
+def _uniform_graph(reading: Reading, residual_weight: float) -> LayerGraph:
+    """Return the uniform causal graph of the same size."""
     report = reading.report
     if not report.is_causal:
         raise OptionError(f"position_correction divides by the uniform causal graph, but {report.model} is not causal")
-    graph = uniform_causal_graph(
+    return uniform_causal_graph(
         report.n_layers, len(reading.tokens), residual_weight=residual_weight, residual_layers=report.residual_layers
     )
-    return compute(method, backend, graph, stages, list(wanted))
 
 
 def _predict(reading: Reading, wrapped: Wrapped, position: int | str) -> Any:
@@ -189,3 +220,11 @@ def _notes(tokens: Tokens, saturation: Saturation | None) -> tuple[str, ...]:
     if saturation is not None and saturation.is_saturated:
         notes.append(f"flow says little about this position: its {saturation.describe()}")
     return tuple(notes)
+
+
+def sampling_notes(errors: FloatArray | None, options: Options) -> tuple[str, ...]:
+    """Return what a reader must know of scores that are estimates, with their standard errors; nothing of others."""
+    if errors is None:
+        return ()
+    orders = f"{options.n_permutations} random orders (seed {options.seed})"
+    return (f"estimated from {orders}: standard errors are up to {errors.max():.1g}",)

@@ -40,11 +40,11 @@ class TextAttributionPipeline(_Pipeline):  # type: ignore[misc]
 
     All options can be given when the pipeline is made and, then before those, when it is called:
 
-    - `method`: `"raw"`, `"rollout"`, `"flow"` (default), or a list of them, from one forward pass.
+    - `method`: `"raw"`, `"rollout"`, `"flow"` (default), `"flow_shapley"`, or a list of them, from one forward pass.
     - `words`: also sum the scores over words (default `False`).
     - `truncation`: cut texts that are longer than the model can read (default `False`: they are an error).
     - Those of `Attributor.__call__`: `backend`, `layer`, `output_position`, `head_reduction`, `residual_weight`,
-      `normalize`, `special_tokens`, `first_token`, `position_correction`, `keep`.
+      `normalize`, `special_tokens`, `first_token`, `position_correction`, `keep`, `n_permutations`, `seed`.
 
     And as of every pipeline `batch_size`, `num_workers`, `device`, `dtype`.
     """

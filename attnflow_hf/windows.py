@@ -16,8 +16,8 @@ from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.options import Options
 from attnflow_hf.prediction import Prediction, predict
 from attnflow_hf.reader import Reading
-from attnflow_hf.readout import read_out
-from attnflow_hf.scoring import Wrapped
+from attnflow_hf.readout import read_out, read_out_errors
+from attnflow_hf.scoring import Wrapped, sampling_notes
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def _merge(
         position = _position(found)
         values = _mean_values(text, [each.scores for each in found], options)
         tokens, scores, _ = read_out(text.whole.tokens, values[None, None], None, position, options)
+        errors = _errors(text, found, values, position, options)
         merged[method] = replace(
             found[0],
             alignment=tokens,
@@ -155,8 +156,9 @@ def _merge(
             first_token=options.first_token,
             sink_scores=None if found[0].sink_scores is None else _mean([each.sink_scores for each in found]),
             prediction=found[0].prediction if len(found) == 1 else _predict(wrapped, parts),
-            notes=found[0].notes if len(found) == 1 else _notes(text, found),
+            notes=found[0].notes if len(found) == 1 else (*_notes(text, found), *sampling_notes(errors, options)),
             saturation=found[0].saturation if len(found) == 1 else None,
+            standard_errors=errors,
         )
     return merged
 
@@ -181,6 +183,25 @@ def _mean_values(text: WindowedText, values: Sequence[FloatArray], options: Opti
         sums[indices[skipped:]] += own[skipped:]
         counts[indices[skipped:]] += 1
     return np.asarray(sums / counts)
+
+
+def _errors(
+    text: WindowedText,
+    found: Sequence[Attribution],
+    values: FloatArray,
+    position: int | Literal["mean", "all"],
+    options: Options,
+) -> FloatArray | None:
+    """Return the standard errors of a text's scores, or `None` if all windows are exact.
+
+    The mean of the windows' is taken, as their random orders are the same: it is not too small, however they relate.
+    """
+    own = [each.standard_errors for each in found]
+    if all(errors is None for errors in own):
+        return None
+    known = [np.zeros(len(each.scores)) if errors is None else errors for each, errors in zip(found, own, strict=True)]
+    errors = _mean_values(text, known, options)
+    return np.asarray(read_out_errors(text.whole.tokens, values[None, None], errors[None, None], position, options)[0])
 
 
 def _mean(values: Sequence[Any]) -> FloatArray:

@@ -333,7 +333,11 @@ def test_python_only_tokenizers_work_without_offsets():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"method": "flows"}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
+        (
+            {"method": "flows"},
+            OptionError,
+            "unknown method 'flows'; choose one of 'flow', 'flow_shapley', 'raw', 'rollout'",
+        ),
         ({"backend": "cuda"}, OptionError, "unknown backend of flow 'cuda'; choose one of 'auto', 'networkx', 'numba'"),
         ({"method": "raw", "backend": "numba"}, OptionError, "unknown backend of raw 'numba'"),
         ({"layer": 3}, PositionError, "layer 3 is out of range: there are 3, so use -3 to 2"),

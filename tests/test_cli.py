@@ -28,7 +28,7 @@ from tokenizer_makers import wordpiece
 import attnflow_hf
 from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
-from attnflow_hf.backends import METHODS
+from attnflow_hf.backends import METHODS, PAPER_METHODS
 from attnflow_hf.config import load_config
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
@@ -251,7 +251,7 @@ def test_a_table_compares_all_methods(run: Run) -> None:
     result = run("explain", TEXT)
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert lines[2].split() == ["token", *METHODS]
+    assert lines[2].split() == ["token", *PAPER_METHODS]
     rows = [re.findall(r"\d\.\d{4}", line) for line in lines[3:]]
     assert [len(row) for row in rows] == [3] * len(rows)
     np.testing.assert_allclose(np.array(rows, dtype=float).sum(axis=0), 1, rtol=0, atol=1e-4 * len(rows))
@@ -266,7 +266,7 @@ def test_one_method_is_what_python_gives(method: str, run: Run) -> None:
 
 def test_json_of_all_methods_is_a_list(run: Run) -> None:
     values = values_of(run)
-    assert [value["method"] for value in values] == list(METHODS)
+    assert [value["method"] for value in values] == list(PAPER_METHODS)
 
 
 OPTIONS = [
@@ -292,6 +292,18 @@ def test_each_option_reaches_the_result(arguments: tuple[str, ...], name: str, v
     assert values["scores"] != values_of(run, *FLOW)["scores"]
 
 
+def test_the_sampling_of_flow_shapley_reaches_the_result(run: Run) -> None:
+    text = " ".join([TEXT, TEXT])
+    values = values_of(run, "--method", "flow_shapley", "--n-permutations", "3", "--seed", "5", text=text)
+    assert values == small_attributor()(text, method="flow_shapley", n_permutations=3, seed=5).to_dict()
+    assert values["notes"][-1].startswith("estimated from 3 random orders (seed 5): standard errors are up to 0.")
+    result = run("explain", text, "--method", "flow_shapley", "--n-permutations", "1")
+    assert (result.code, result.err) == (
+        1,
+        "attnflow: error: n_permutations must be an integer, 2 or more, got 1\n",
+    )
+
+
 def test_backend_and_truncation_reach_the_result(run: Run) -> None:
     assert values_of(run, *FLOW)["backend"] == "networkx"
     values = values_of(run, "--method", "raw", "--truncation", text="the " * 100)
@@ -315,7 +327,7 @@ def test_html_is_a_page_in_ascii(run: Run) -> None:
     assert "caf&#233;" in page
     assert "&lt;" in page
     assert "<b>" not in page
-    assert page.count('class="head"') == len(METHODS)
+    assert page.count('class="head"') == len(PAPER_METHODS)
 
 
 def test_json_on_the_screen_is_ascii(run: Run) -> None:

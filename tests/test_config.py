@@ -54,6 +54,8 @@ FULL: dict[str, Any] = {
         "first_token": "zero",
         "position_correction": "uniform",
         "keep": "layers",
+        "n_permutations": 4,
+        "seed": 7,
     },
     "columns": ["id"],
     "words": True,
@@ -205,7 +207,10 @@ def test_overrides_add_to_what_is_in_a_reader(tmp_path: Path) -> None:
         ({"method": 3}, ["method: 3; needed: a text or a list of texts"]),
         (
             {"method": ["raw", "flows"]},
-            ["method: unknown method 'flows'; choose one of 'flow', 'raw', 'rollout' (did you mean 'flow'?)"],
+            [
+                "method: unknown method 'flows'; choose one of 'flow', 'flow_shapley', 'raw', 'rollout' "
+                "(did you mean 'flow'?)"
+            ],
         ),
         ({"method": ["raw", "raw"]}, ["method: methods must differ from each other, got ['raw', 'raw']"]),
         ({"on_error": "ignore"}, ["on_error: unknown on_error 'ignore'; choose one of 'raise', 'record', 'skip'"]),
@@ -224,6 +229,10 @@ def test_overrides_add_to_what_is_in_a_reader(tmp_path: Path) -> None:
         (
             {"options": {"residual_weight": 2}},
             ["options.residual_weight: residual_weight must be a number from 0 to 1, got 2"],
+        ),
+        (
+            {"options": {"n_permutations": 1}},
+            ["options.n_permutations: n_permutations must be an integer, 2 or more, got 1"],
         ),
         (
             {"options": {"keep": "rollout", "backend": "numpy"}},
@@ -301,7 +310,7 @@ def test_types_in_words() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_examples_load(path: Path) -> None:
     if path.stem == "verb_number":  # the settings of a training script, which has tests of its own
-        with pytest.raises(OptionError, match="seed: unknown key, got 1\n"):
+        with pytest.raises(OptionError, match=r"seed: unknown key, got 1 \(did you mean 'options.seed'\?\)\n"):
             load_config(path)
         return
     config = load_config(path)

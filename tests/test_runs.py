@@ -598,8 +598,16 @@ def test_a_run_on_a_gpu_gives_the_scores_of_the_cpu(tmp_path):
         ({"options": Options(layer="all")}, OptionError, "choose one output_position and one layer instead of 'all'"),
         ({"options": Options(output_position="all")}, OptionError, "choose one output_position and one layer"),
         ({"method": []}, OptionError, r"method must be a method or a list of them, got \[\]"),
-        ({"method": "flows"}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
-        ({"method": ["flows"]}, OptionError, "unknown method 'flows'; choose one of 'flow', 'raw', 'rollout'"),
+        (
+            {"method": "flows"},
+            OptionError,
+            "unknown method 'flows'; choose one of 'flow', 'flow_shapley', 'raw', 'rollout'",
+        ),
+        (
+            {"method": ["flows"]},
+            OptionError,
+            "unknown method 'flows'; choose one of 'flow', 'flow_shapley', 'raw', 'rollout'",
+        ),
         ({"method": ["flow", "flow"]}, OptionError, "methods must differ from each other"),
         ({"columns": "id"}, OptionError, "columns must be a list of names or None, got 'id'"),
         ({"window": 0}, OptionError, "window must be an integer of at least 1, got 0"),

@@ -9,20 +9,27 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from attnflow_hf.errors import ArrayError, FloatArray, IntArray, OptionError, check_choice, check_index
+from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, IntArray, OptionError, check_choice, check_index
 from attnflow_hf.flow_result import FlowResult
 from attnflow_hf.layer_graph import LayerGraph
 
 Backend = Callable[[LayerGraph, IntArray, IntArray], FloatArray]
 """`(graph, layers, output_positions)` to unnormalized values `[layer, position, token]`, float64."""
 
-_BACKENDS: dict[tuple[str, str], str | Backend] = {
+SetBackend = Callable[[LayerGraph, int, int, BoolArray], FloatArray]
+"""Of `flow_shapley`: `(graph, layer, output_position, sets)`, sets `[set, token]`, to the maximum flow into each."""
+
+_BACKENDS: dict[tuple[str, str], str | Backend | SetBackend] = {
     ("raw", "numpy"): "attnflow_hf.backends.rollout_numpy:raw",
     ("rollout", "numpy"): "attnflow_hf.backends.rollout_numpy:rollout",
     ("flow", "networkx"): "attnflow_hf.backends.flow_networkx:flow",
     ("flow", "numba"): "attnflow_hf.backends.flow_numba:flow",
+    ("flow_shapley", "networkx"): "attnflow_hf.backends.flow_networkx:flow_into_sets",
+    ("flow_shapley", "numba"): "attnflow_hf.backends.flow_numba:flow_into_sets",
 }
-METHODS = ("raw", "rollout", "flow")
+PAPER_METHODS = ("raw", "rollout", "flow")
+"""What is compared where no methods are named: those of the paper. The others take many times as long."""
+METHODS = (*PAPER_METHODS, "flow_shapley")
 
 _logger = logging.getLogger("attnflow_hf")
 
@@ -142,7 +149,7 @@ def flow(
     graphs = [graph] if isinstance(graph, LayerGraph) else list(graph)
     rich = certificate or paths or max_work is not None
     needs_numba = rich or n_threads is not None
-    questions = [_question(each, output_positions, layer) for each in graphs]
+    questions = [checked_question(each, output_positions, layer) for each in graphs]
     work = sum(len(layers) * len(rows) * g.n_tokens * g.weights.size for g, layers, rows in questions)
     chosen = choose_backend("flow", backend, max(work, NETWORKX_MAX_WORK + 1) if needs_numba else work)
     if chosen != "numba":
@@ -169,15 +176,16 @@ def flow(
     return results[0] if isinstance(graph, LayerGraph) else results
 
 
-def register_backend(method: str, name: str, backend: Backend) -> None:
+def register_backend(method: str, name: str, backend: Backend | SetBackend) -> None:
     """Add a backend to the table.
 
     A backend is a function `(graph, layers, output_positions)` that returns unnormalized values, float64
     `[layer, position, token]`; `layers` and `output_positions` are int64 arrays of checked indices. It must give
-    the method's numbers: only the speed is its own.
+    the method's numbers: only the speed is its own. One of `flow_shapley` is `(graph, layer, output_position, sets)`:
+    it returns the maximum flow into each set of tokens, float64 `[set]`; `sets` is bool `[set, token]`.
 
     Args:
-        method: `"raw"`, `"rollout"` or `"flow"`.
+        method: `"raw"`, `"rollout"`, `"flow"` or `"flow_shapley"`.
         name: What users will pass as `backend=`.
         backend: The function.
 
@@ -205,7 +213,7 @@ def choose_backend(method: str, backend: str, work: int) -> str:
     """Return the name of the backend that will run.
 
     Args:
-        method: `"raw"`, `"rollout"` or `"flow"`.
+        method: `"raw"`, `"rollout"`, `"flow"` or `"flow_shapley"`.
         backend: A name, or `"auto"`.
         work: Pairs of (output position, input token) wanted times edges of their graph, summed over all graphs.
 
@@ -217,7 +225,7 @@ def choose_backend(method: str, backend: str, work: int) -> str:
     if backend != "auto":
         return backend
     if method != "flow":
-        return "numpy"
+        return "numba" if method == "flow_shapley" else "numpy"
     chosen = "networkx" if work <= NETWORKX_MAX_WORK else "numba"
     _logger.debug("flow of %s pairs x edges: backend %s", f"{work:,}", chosen)
     return chosen
@@ -231,18 +239,29 @@ def compute(
     Raises:
         ArrayError: The backend returned something else.
     """
+    function = function_of(method, backend)
+    values = np.asarray(function(graph, np.asarray(layers, dtype=np.int64), np.asarray(positions, dtype=np.int64)))
+    expected = (len(layers), len(positions), graph.n_tokens)
+    check_values(values, expected, "[layer, position, token]", backend, method)
+    return values
+
+
+def function_of(method: str, backend: str) -> Any:
+    """Return a backend's function, imported when it is first used."""
     function = _BACKENDS[method, backend]
     if isinstance(function, str):
         module, name = function.split(":")
         function = _BACKENDS[method, backend] = getattr(import_module(module), name)
-    values = np.asarray(function(graph, np.asarray(layers, dtype=np.int64), np.asarray(positions, dtype=np.int64)))
-    expected = (len(layers), len(positions), graph.n_tokens)
+    return function
+
+
+def check_values(values: FloatArray, expected: tuple[int, ...], axes: str, backend: str, method: str) -> None:
+    """Raise `ArrayError` unless a backend returned nonnegative float64 of the expected shape."""
     if values.shape != expected or values.dtype != np.float64 or not (values >= 0).all():
         raise ArrayError(
             f"backend {backend!r} of {method} returned {values.dtype} {values.shape}; nonnegative float64 "
-            f"[layer, position, token] = {expected} is needed"
+            f"{axes} = {expected} is needed"
         )
-    return values
 
 
 def select_layers(layer: int | Literal["all"], n_layers: int) -> list[int]:
@@ -257,15 +276,20 @@ def _select(
     layer: int | Literal["all"],
     backend: str,
 ) -> FloatArray:
-    question = _question(graph, output_positions, layer)
+    question = checked_question(graph, output_positions, layer)
     values = compute(method, choose_backend(method, backend, 0), *question)
     return values if layer == "all" else values[0]
 
 
-def _question(
+def checked_question(
     graph: LayerGraph, output_positions: Sequence[int] | int | None, layer: int | Literal["all"]
 ) -> tuple[LayerGraph, list[int], list[int]]:
-    """Return the graph with the checked indices of the layers and positions that are wanted."""
+    """Return the graph with the checked indices of the layers and positions that are wanted.
+
+    Raises:
+        OptionError: `graph` is no layer graph.
+        PositionError: A position or the layer is out of range.
+    """
     if not isinstance(graph, LayerGraph):
         raise OptionError(f"graph must be a LayerGraph, got {type(graph).__name__}; make one with LayerGraph(weights)")
     n = graph.n_tokens

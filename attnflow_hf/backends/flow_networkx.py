@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 from networkx.algorithms.flow import shortest_augmenting_path
 
-from attnflow_hf.errors import FloatArray, IntArray
+from attnflow_hf.errors import BoolArray, FloatArray, IntArray
 from attnflow_hf.layer_graph import LayerGraph
 
 Node = tuple[int, int]
@@ -40,6 +40,35 @@ def flow(graph: LayerGraph, layers: IntArray, output_positions: IntArray) -> Flo
         for b, position in enumerate(output_positions):
             for token in range(graph.n_tokens):
                 values[a, b, token] = _flow_value(network, (int(layer) + 1, int(position)), (0, token))
+    return values
+
+
+def flow_into_sets(graph: LayerGraph, layer: int, output_position: int, sets: BoolArray) -> FloatArray:
+    """Return the value of the maximum flow from an output position into each set of tokens.
+
+    All tokens of a set have an edge without limit to one more node, which is the sink.
+
+    Args:
+        graph: The capacities `A`, `[layer, query, key]`; no path is unlimited.
+        layer: The explained layer.
+        output_position: The explained position.
+        sets: bool `[set, token]`.
+
+    Returns:
+        float64 `[set]`. All sets of 8 tokens take seconds on six layers, those of 12 minutes.
+
+    Example:
+        >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]])
+        >>> flow_into_sets(graph, 1, 1, np.array([[True, False], [True, True]]))
+        array([1., 1.])
+    """
+    network, sink = _network(graph), (-1, 0)
+    values = np.zeros(len(sets))
+    for index, members in enumerate(sets):
+        network.add_node(sink)
+        network.add_edges_from(((0, int(token)), sink) for token in np.flatnonzero(members))
+        values[index] = _flow_value(network, (layer + 1, output_position), sink)
+        network.remove_node(sink)
     return values
 
 

@@ -12,13 +12,16 @@ import numpy as np
 from attnflow_hf.backends.flow_dinic import solve
 from attnflow_hf.backends.flow_task import Problem, Task
 from attnflow_hf.backends.flow_workspace import is_cached, new_workspace
-from attnflow_hf.errors import FloatArray, FlowError, IntArray, OptionError
+from attnflow_hf.errors import BoolArray, FloatArray, FlowError, IntArray, OptionError
 from attnflow_hf.flow_result import FlowResult
 from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.threads import n_threads_of_call
 
 MIN_WORK_OF_A_THREAD = 50_000
 """So many (pairs x nodes) take some milliseconds; a thread for less costs more than it gives."""
+
+MAX_BYTES_OF_GRAPHS = 64_000_000
+"""So much memory the graphs take that sets of tokens are made into at a time."""
 
 _logger = logging.getLogger("attnflow_hf")
 
@@ -48,6 +51,57 @@ def flow(graph: LayerGraph, layers: IntArray, output_positions: IntArray) -> Flo
         array([[[1. , 0.5]]])
     """
     return check_finished(solve_graphs([graph], [layers], [output_positions])[0])
+
+
+def flow_into_sets(graph: LayerGraph, layer: int, output_position: int, sets: BoolArray) -> FloatArray:
+    """Return the value of the maximum flow from an output position into each set of tokens.
+
+    What flows into the tokens of a set comes by edges of the lowest layer, and nothing else limits it there. So a set
+    is as good as one token whose edges are the sums of theirs: `n` sets are the `n` columns of one lowest layer, and
+    one graph with that layer, as large as the one given, answers them all.
+
+    Args:
+        graph: The capacities `A`, `[layer, query, key]`, finite.
+        layer: The explained layer.
+        output_position: The explained position.
+        sets: bool `[set, token]`.
+
+    Returns:
+        float64 `[set]`. A set takes about as long as a token: some 6 us at 12 tokens and 40 us at 128.
+
+    Raises:
+        FlowError: A search was given up, which happens above 1,024 tokens only.
+
+    Example:
+        >>> graph = LayerGraph([[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]])
+        >>> flow_into_sets(graph, 1, 1, np.array([[True, False], [True, True]]))
+        array([1., 1.])
+    """
+    values = np.zeros(len(sets))
+    starts = range(0, len(sets), graph.n_tokens)
+    at_once = max(1, MAX_BYTES_OF_GRAPHS // graph.weights[: layer + 1].nbytes)
+    for first in range(0, len(starts), at_once):
+        some = starts[first : first + at_once]
+        graphs = [graph_of_sets(graph, layer, sets[start : start + graph.n_tokens]) for start in some]
+        layers, positions = [np.array([layer])] * len(some), [np.array([output_position])] * len(some)
+        for start, result in zip(some, solve_graphs(graphs, layers, positions), strict=True):
+            found = check_finished(result)[0, 0]
+            values[start : start + graph.n_tokens] = found[: len(sets) - start]
+    return values
+
+
+def graph_of_sets(graph: LayerGraph, layer: int, sets: BoolArray) -> LayerGraph:
+    """Return the graph up to a layer whose input tokens are sets of those of `graph`, at most as many.
+
+    Args:
+        graph: Finite capacities.
+        layer: The highest layer that is kept.
+        sets: bool `[set, token]`.
+    """
+    weights = graph.weights[: layer + 1].copy()
+    weights[0] = 0.0
+    weights[0, :, : len(sets)] = graph.weights[0] @ sets.T
+    return LayerGraph.of_own(weights)
 
 
 def check_finished(result: FlowResult) -> FloatArray:
