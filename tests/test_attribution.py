@@ -72,6 +72,7 @@ KINDS = {
     "regression": {"prediction": Prediction("LABEL_0", 0, None, 1e-300)},
     "heads": {"head_reduction": (0, 2), "residual_weight": 1 / 3, "normalize": "none", "special_tokens": "zero"},
     "one head": {"head_reduction": 3, "model_name": "a/model"},
+    "estimated": {"tokens": tokens_of("the keys"), "standard_errors": np.array([0.1, 1 / 3, 0.0, 1e-300])},
 }
 
 
@@ -238,6 +239,22 @@ DAMAGE = [
 def test_a_field_of_another_type_is_damage(name: str, value: object) -> None:
     with pytest.raises(FileFormatError, match=f"this saved attribution is damaged: .*{name} must be"):
         Attribution.from_dict(make().to_dict() | {name: value})
+
+
+@pytest.mark.parametrize("errors", [[0.1], [[0.1] * 4], [0.1, 0.1, 0.1, -0.1], [np.nan] * 4, [np.inf] * 4])
+def test_standard_errors_that_do_not_fit(errors: list[Any]) -> None:
+    with pytest.raises(ArrayError, match=r"standard_errors \[.*\] do not fit scores of shape \(4,\)"):
+        make(tokens_of("the keys"), standard_errors=np.array(errors))
+
+
+def test_standard_errors_are_copied_and_frozen() -> None:
+    errors = np.full(4, 0.1)
+    attribution = make(tokens_of("the keys"), standard_errors=errors)
+    errors[0] = 1.0
+    assert attribution.standard_errors is not None
+    assert attribution.standard_errors.tolist() == [0.1] * 4
+    with pytest.raises(ValueError, match="read-only"):
+        attribution.standard_errors[0] = 1.0
 
 
 def test_threads_may_save_to_one_path(tmp_path: Path) -> None:

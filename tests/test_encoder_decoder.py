@@ -285,6 +285,16 @@ def test_compare_takes_an_encoding_with_a_decoder(bart):
         same(attribution, bart(inputs, method=method, layer=1))
 
 
+def test_shapley_values_of_both_and_their_errors(bart):
+    found = bart(TEXTS[0], text_target=TARGETS[0], method="flow_shapley", n_permutations=2, normalize="none")
+    parts = [found.part("encoder"), found.part("decoder")]
+    np.testing.assert_allclose(found.scores.sum(), 1, rtol=1e-12)
+    for name in ("scores", "standard_errors"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(np.sort(joined), np.sort(getattr(found, name)))
+    assert [part.standard_errors.shape for part in parts] == [part.scores.shape for part in parts]
+
+
 # Sound
 
 

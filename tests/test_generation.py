@@ -67,6 +67,18 @@ def test_each_token_is_explained_as_the_prefix_is_at_its_end(causal, method, opt
         np.testing.assert_allclose(each.scores, wanted.scores, rtol=0, atol=1e-6)
 
 
+def test_shapley_values_of_each_token_have_their_errors(causal):
+    options = Options(n_permutations=2, seed=1)
+    prompt = f"{TEXT} {TEXT} {TEXT}"
+    found = causal.generate(prompt, max_new_tokens=2, method="flow_shapley", options=options)
+    ids = causal.tokenizer(prompt)["input_ids"] + [found[0].prediction.index]
+    for each, prefix in zip(found, [ids[:-1], ids][: len(found)], strict=True):  # one may end at once
+        wanted = causal({"input_ids": prefix}, method="flow_shapley", n_permutations=2, seed=1, output_position=-1)
+        np.testing.assert_allclose(each.scores, wanted.scores, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(each.standard_errors, wanted.standard_errors, rtol=0, atol=1e-6)
+        assert each.standard_errors.max() > 1e-6
+
+
 def test_predictions_are_those_of_a_plain_forward(causal):
     found = causal.generate(TEXT, max_new_tokens=5, method="rollout")
     ids = torch.tensor([causal.tokenizer(TEXT)["input_ids"] + [each.prediction.index for each in found]])

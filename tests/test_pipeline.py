@@ -363,6 +363,20 @@ def test_an_entity_has_the_mean_of_its_tokens(strategy, batch_size):
     assert len(sizes) > 1  # entities of one token and of several
 
 
+def test_an_entity_has_the_mean_of_its_standard_errors():
+    pipe, text = tagger(), " ".join(TEXTS)[:60]
+    options = {"n_permutations": 2, "seed": 1}
+    attached = attach(pipe, method="flow_shapley", options=Options(**options))
+    attributor, encoding, sizes = Attributor(pipe.model, wordpiece()), wordpiece()(text), set()
+    every = attributor(text, method="flow_shapley", output_position="all", **options).standard_errors
+    for entity in attached(text, aggregation_strategy="simple"):
+        touched = {encoding.char_to_token(i) for i in range(entity["start"], entity["end"])} - {None}
+        wanted = every[sorted(touched)].mean(axis=0)
+        np.testing.assert_allclose(entity["attributions"].standard_errors, wanted, rtol=0, atol=1e-6)
+        sizes.add(len(touched))
+    assert max(sizes) > 1
+
+
 @pytest.mark.parametrize("strategy", ["none", "simple"])
 def test_words_that_were_split_beforehand(strategy):
     pipe = tagger(aggregation_strategy=strategy)

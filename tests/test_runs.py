@@ -121,6 +121,14 @@ def test_several_methods_options_and_words(attributor, tmp_path):
             assert row["words"] == list(wanted.to_words().words)
 
 
+def test_estimates_say_so_in_their_notes(attributor, tmp_path):
+    options, text = Options(n_permutations=2), " ".join(["the key to the old cabinets"] * 3)
+    run([{"text": text}], attributor, tmp_path / "out", method=["rollout", "flow_shapley"], options=options)
+    row, wanted = read(tmp_path / "out")[0], attributor(text, method="flow_shapley", n_permutations=2)
+    np.testing.assert_allclose(row["scores_flow_shapley"], wanted.scores, rtol=0, atol=1e-6)
+    assert row["notes"][-1].startswith("estimated from 2 random orders (seed 0): standard errors are up to 0.")
+
+
 def test_all_methods_are_made_from_one_forward_pass(attributor, tmp_path):
     attributor.capture_report()  # its probe runs the model too
     calls = []

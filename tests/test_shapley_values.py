@@ -38,6 +38,17 @@ def by_orders(game, n):
     return totals / len(orders)
 
 
+class GivenRings:
+    """In the place of a generator: these orders."""
+
+    def __init__(self, *rings):
+        self.rings = np.array(rings)
+
+    def permuted(self, orders, axis):
+        assert orders.shape == self.rings.shape
+        return self.rings
+
+
 class EveryRing:
     """In the place of a generator: all orders that begin with player 0, each ring once."""
 
@@ -85,6 +96,16 @@ def test_a_ring_is_all_its_rotations_forwards_and_backwards():
     values, errors = sampled_values(airport([1, 2, 6]), 3, 2, np.random.default_rng(1))
     assert_allclose(values, [1 / 3, 5 / 6, 29 / 6], rtol=1e-14)
     assert_allclose(errors, 0, atol=1e-14)
+
+
+def test_the_standard_error_of_two_rings_is_half_of_their_difference():
+    """Their standard deviation is the difference divided by the root of 2, and so is again the error of their mean."""
+    game, one, two = coverage(3, 5), [0, 1, 2, 3, 4], [2, 0, 3, 1, 4]
+    first, second = (sampled_values(game, 5, 2, GivenRings(ring, ring))[0] for ring in (one, two))
+    values, errors = sampled_values(game, 5, 2, GivenRings(one, two))
+    assert_allclose(values, (first + second) / 2, rtol=1e-12)
+    assert_allclose(errors, np.abs(first - second) / 2, rtol=1e-9)
+    assert (errors > 1e-3).all()
 
 
 def test_standard_errors_tell_how_far_estimates_are_off():
@@ -138,6 +159,11 @@ def test_what_rounding_says_is_not_kept():
         assert_allclose(errors, 0, atol=1e-12)
         assert (exact_values(game, 5) >= 0).all()
     assert_array_equal(values, np.zeros(15))
+    for seed in range(20):  # the last player adds nothing but what rounding says
+        noise = np.random.default_rng(seed)
+        game = lambda sets: sets[:, :-1].sum(axis=1) * (1 + noise.normal(size=len(sets)) * 1e-14)  # noqa: B023, E731
+        assert (exact_values(game, 6) >= 0).all()
+        assert (sampled_values(game, 6, 2, np.random.default_rng(0))[0] >= 0).all()
 
 
 def test_the_share_that_is_done_grows_to_one():

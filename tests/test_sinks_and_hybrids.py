@@ -128,9 +128,9 @@ def test_sink_scores_have_the_axes_of_the_scores_but_the_last(sinks, method, pos
     assert found.scores.shape == (*shape, 12)
 
 
-@pytest.mark.parametrize("method", ["raw", "rollout"])
+@pytest.mark.parametrize("method", ["raw", "rollout", "flow_shapley"])
 def test_tokens_and_sink_together_are_all(sinks, method):
-    """The raw rows of the last layer, and rollout of every layer, sum to 1 with the sink."""
+    """The raw rows of the last layer, and rollout and Shapley values of every layer, sum to 1 with the sink."""
     found = sinks(TEXT, method=method, output_position="all", layer="all", normalize="none")
     np.testing.assert_allclose(found.scores.sum(axis=-1) + found.sink_scores, 1, rtol=0, atol=1e-12)
     assert 0.01 < found.sink_scores.max() < 1

@@ -98,6 +98,28 @@ def test_the_prediction_is_that_of_the_mean_of_the_logits():
     assert found.prediction.probability == pytest.approx(float(mean.softmax(0).max()), abs=1e-6)
 
 
+def test_standard_errors_are_the_mean_of_those_of_the_windows():
+    attributor = Attributor(bert(), tokenizer())
+    sampling = {"n_permutations": 3, "seed": 1}
+    found = explain(attributor, [LONG], Windows(20, 5), ["flow_shapley"], **sampling)[0]["flow_shapley"]
+    words, values, errors, counts = LONG.split(), np.zeros(52), np.zeros(52), np.zeros(52)
+    for piece in pieces_of(50, 20, 5):
+        text = " ".join(words[i] for i in piece)
+        own = attributor(text, method="flow_shapley", normalize="none", **sampling)
+        place = [0, *(i + 1 for i in piece), 51]
+        values[place] += own.scores
+        errors[place] += own.standard_errors
+        counts[place] += 1
+    total = (values / counts).sum()
+    np.testing.assert_allclose(found.scores, values / counts / total, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.standard_errors, errors / counts / total, rtol=0, atol=1e-6)
+    most = f"{found.standard_errors.max():.1g}"
+    assert found.notes[-1] == f"estimated from 3 random orders (seed 1): standard errors are up to {most}"
+    exact = explain(attributor, [LONG], Windows(12, 5), ["flow_shapley"], **sampling)[0]["flow_shapley"]
+    assert exact.standard_errors is None
+    assert exact.notes == (exact.notes[0],)
+
+
 @pytest.mark.parametrize("special_tokens", ["keep", "zero", "drop"])
 @pytest.mark.parametrize("normalize", ["sum", "max", "none"])
 def test_the_readout_comes_after_the_mean(special_tokens, normalize):
