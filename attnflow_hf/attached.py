@@ -104,13 +104,12 @@ class Attached:
         if len(found) == 1:
             return found[0]
         scores = np.mean([each.scores for each in found], axis=0)
-        errors = [each.standard_errors for each in found if each.standard_errors is not None]
+        known = [each.standard_errors for each in found if each.standard_errors is not None]
+        errors = np.sum(known, axis=0) / len(found) if known else None  # not too small, however they relate
         listed = ", ".join(map(str, positions))
         return replace(
             found[0],
             scores=scores,
             notes=(*found[0].notes, f"the mean of output positions {listed}"),
-            standard_errors=np.sum(errors, axis=0) / len(found)
-            if errors
-            else None,  # not too small, however they relate
+            standard_errors=errors,
         )
