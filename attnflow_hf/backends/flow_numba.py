@@ -67,7 +67,7 @@ def flow_into_sets(graph: LayerGraph, layer: int, output_position: int, sets: Bo
         sets: bool `[set, token]`.
 
     Returns:
-        float64 `[set]`. A set takes about as long as a token: some 6 us at 12 tokens and 40 us at 128.
+        float64 `[set]`. A set takes as long as a token or less: some 7 us at 12 tokens and 10 to 30 us at 128.
 
     Raises:
         FlowError: A search was given up, which happens above 1,024 tokens only.
