@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,22 +75,36 @@ def predict(
 def predict_token(tokenizer: Any, logits: FloatArray, token_id: int) -> Prediction:
     """Return what a language model's head `[label]` says of one token, whether or not it is the likeliest."""
     return Prediction(
-        _token_name(tokenizer, token_id), token_id, float(_softmax(logits)[token_id]), float(logits[token_id])
+        token_name(tokenizer, token_id), token_id, float(_softmax(logits)[token_id]), float(logits[token_id])
     )
 
 
 def _predict_label(model: Any, logits: FloatArray) -> Prediction:
     best = int(logits.argmax())
-    label = str((model.config.id2label or {}).get(best, f"LABEL_{best}"))
+    label, kind = label_name(model, best), kind_of_head(model, len(logits))
     output = float(logits[best])
-    if model.config.problem_type == "regression" or (len(logits) == 1 and model.config.problem_type is None):
+    if kind == "regression":
         return Prediction(label, best, None, output)
-    if model.config.problem_type == "multi_label_classification":
+    if kind == "multi_label":
         return Prediction(label, best, float(np.exp(-np.logaddexp(0, -output))), output)
     return Prediction(label, best, float(_softmax(logits)[best]), output)
 
 
-def _token_name(tokenizer: Any, token_id: int) -> str:
+def kind_of_head(model: Any, n_labels: int) -> Literal["regression", "multi_label", "single_label"]:
+    """Return whether a head of `n_labels` outputs gives values, a probability for each label, or shares of 1."""
+    kind = model.config.problem_type
+    if kind == "regression" or (n_labels == 1 and kind is None):
+        return "regression"
+    return "multi_label" if kind == "multi_label_classification" else "single_label"
+
+
+def label_name(model: Any, index: int) -> str:
+    """Return what the model's config calls a class."""
+    return str((model.config.id2label or {}).get(index, f"LABEL_{index}"))
+
+
+def token_name(tokenizer: Any, token_id: int) -> str:
+    """Return the text of a token, its name where it has none, or its id without a tokenizer."""
     if tokenizer is None:
         return str(token_id)
     text = str(tokenizer.decode([token_id]))

@@ -83,9 +83,9 @@ def read_samples(
 
     What a pass gave is given up when its last reading was taken.
     """
-    for indices in _batches(model, samples, batch_size):
+    for indices in model_batches(model, samples, batch_size):
         batch = [samples[index] for index in indices]
-        captured = capture(model, _inputs(model, tokenizer, batch), head_reduction=head_reduction)
+        captured = capture(model, model_inputs(model, tokenizer, batch), head_reduction=head_reduction)
         for row, index in enumerate(indices):
             yield index, reading_of(captured, row, batch[row], is_head_mean=is_head_mean(head_reduction))
 
@@ -112,10 +112,10 @@ def fold_samples(
         residual_weight: The share of the residual connection.
     """
     report = report_on(model)
-    for indices in _batches(model, samples, batch_size):
+    for indices in model_batches(model, samples, batch_size):
         batch = [samples[index] for index in indices]
         fold = RolloutFold(report, residual_weight=residual_weight, positions=[positions[index] for index in indices])
-        inputs = _inputs(model, tokenizer, batch)
+        inputs = model_inputs(model, tokenizer, batch)
         captured = capture(model, inputs, head_reduction=head_reduction, receive=fold.receive)
         fold.finish()
         for row, index in enumerate(indices):
@@ -153,13 +153,15 @@ def read_signals(
         )
 
 
-def _batches(model: PreTrainedModel, samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+def model_batches(model: PreTrainedModel, samples: Sequence[Sample], batch_size: int) -> Iterator[list[int]]:
+    """Yield the indices of the samples that go through the model together; one by one where it refuses batches."""
     pad_id = model.config.get_text_config().pad_token_id
     splits = pad_id is None and "ForSequenceClassification" in type(model).__name__  # it refuses batches
     return batches(samples, 1 if splits else batch_size, equal_lengths=reads_padding(model))
 
 
-def _inputs(model: PreTrainedModel, tokenizer: Any, batch: Sequence[Sample]) -> dict[str, torch.Tensor]:
+def model_inputs(model: PreTrainedModel, tokenizer: Any, batch: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Return the inputs of a padded batch by name, each `[batch, token]`, where the model takes them."""
     device = input_device(model)
     inputs = collate(batch, padding_id(model, getattr(tokenizer, "pad_token_id", None)))
     return {name: value.to(device) for name, value in inputs.items()}

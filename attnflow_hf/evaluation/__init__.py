@@ -1,4 +1,4 @@
-"""How true an attribution is, measured: agreement with importance, plausibility to humans, cost, and results in tables.
+"""How true an attribution is, measured: importance to compare it with, agreement, faithfulness, plausibility, cost.
 
 The public names are loaded on first use, so that importing the package imports no torch.
 """
@@ -10,16 +10,25 @@ _HOMES = {
     "Agreement": "agreement",
     "Bootstrap": "summary",
     "Cost": "cost",
+    "Faithfulness": "faithfulness",
+    "FaithfulnessSummary": "faithfulness",
+    "Importance": "importance",
     "Measured": "summary",
     "Plausibility": "plausibility",
     "PlausibilityOptions": "plausibility",
     "Rationale": "rationales",
     "ResultTable": "table",
     "Summary": "summary",
+    "Target": "outputs",
     "agreement_with_randomized": "randomized",
+    "blank_out": "importance",
     "chance_plausibility": "plausibility",
+    "gradient_x_input": "gradients",
+    "input_gradient": "gradients",
+    "integrated_gradients": "gradients",
     "layer_rows": "agreement",
     "majority": "rationales",
+    "measure_faithfulness": "faithfulness",
     "measure_plausibility": "plausibility",
     "measured_cost": "cost",
     "randomizable_parts": "randomized",
@@ -28,21 +37,31 @@ _HOMES = {
     "read_eraser_movies": "rationales",
     "read_fair_rationales": "rationales",
     "summarize": "summary",
+    "summarize_faithfulness": "faithfulness",
 }
 __all__ = [
     "Agreement",
     "Bootstrap",
     "Cost",
+    "Faithfulness",
+    "FaithfulnessSummary",
+    "Importance",
     "Measured",
     "Plausibility",
     "PlausibilityOptions",
     "Rationale",
     "ResultTable",
     "Summary",
+    "Target",
     "agreement_with_randomized",
+    "blank_out",
     "chance_plausibility",
+    "gradient_x_input",
+    "input_gradient",
+    "integrated_gradients",
     "layer_rows",
     "majority",
+    "measure_faithfulness",
     "measure_plausibility",
     "measured_cost",
     "randomizable_parts",
@@ -51,17 +70,17 @@ __all__ = [
     "read_eraser_movies",
     "read_fair_rationales",
     "summarize",
+    "summarize_faithfulness",
 ]
 
 if TYPE_CHECKING:
     from attnflow_hf.evaluation.agreement import Agreement, layer_rows, rank_agreement
     from attnflow_hf.evaluation.cost import Cost, measured_cost
-    from attnflow_hf.evaluation.plausibility import (
-        Plausibility,
-        PlausibilityOptions,
-        chance_plausibility,
-        measure_plausibility,
-    )
+    from attnflow_hf.evaluation.faithfulness import Faithfulness, FaithfulnessSummary, measure_faithfulness, summarize_faithfulness
+    from attnflow_hf.evaluation.gradients import gradient_x_input, input_gradient, integrated_gradients
+    from attnflow_hf.evaluation.importance import Importance, blank_out
+    from attnflow_hf.evaluation.outputs import Target
+    from attnflow_hf.evaluation.plausibility import Plausibility, PlausibilityOptions, chance_plausibility, measure_plausibility
     from attnflow_hf.evaluation.randomized import agreement_with_randomized, randomizable_parts, randomize
     from attnflow_hf.evaluation.rationales import Rationale, majority, read_eraser_movies, read_fair_rationales
     from attnflow_hf.evaluation.summary import Bootstrap, Measured, Summary, summarize
