@@ -156,6 +156,12 @@ def test_public_names_and_options_are_in_the_readme():
             assert f"`{name}`" in README, f"option {name} of {function.__name__} is not in the README"
     for name in inspect.signature(Attributor.generate).parameters.keys() - {"self", "text"}:
         assert f"`{name}`" in README, f"option {name} of generate is not in the README"
+    for name in evaluation.__all__:
+        assert f"`{name}`" in README, f"{name} of attnflow_hf.evaluation is not in the README"
+        function = getattr(evaluation, name)
+        options = inspect.signature(function).parameters if inspect.isfunction(function) else ()
+        for option in set(options) - {"attributor", "inputs", "results", "scores"}:
+            assert f"`{option}`" in README, f"option {option} of {name} is not in the README"
     for name in OPTIONS:
         for where, text in (("README", README), ("docstring", TextAttributionPipeline.__doc__)):
             assert f"`{name}`" in text, f"option {name} of the text-attribution pipeline is not in its {where}"

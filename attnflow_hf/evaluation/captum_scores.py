@@ -77,8 +77,8 @@ def importances(
         AttnFlowError: One of its children says what came, what is needed and what to do.
     """
     captum, wrapped = _captum(), attributor.wrapped
-    chosen = _baseline(wrapped, settings)
     samples = plain_samples(wrapped, inputs, truncation=truncation)
+    chosen = _baseline(wrapped, settings)
     targets = find_targets(wrapped, samples, asked, output_position)
     pairs = list(zip(samples, targets, strict=True))
     values = read_outputs(wrapped, pairs, settings.output)

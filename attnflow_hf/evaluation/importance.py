@@ -142,8 +142,8 @@ def blank_out(
     check_choice("signs", signs, SIGNS)
     check_choice("special_tokens", special_tokens, SPECIAL_TOKENS)
     wrapped = attributor.wrapped
-    chosen = find_replacement(wrapped, replacement)
     samples = plain_samples(wrapped, inputs, truncation=truncation)
+    chosen = find_replacement(wrapped, replacement)
     targets = find_targets(wrapped, samples, target, output_position)
     pairs = list(zip(samples, targets, strict=True))
     masks = [editable(wrapped, sample, each, chosen, special_tokens) for sample, each in pairs]
