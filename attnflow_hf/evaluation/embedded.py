@@ -53,10 +53,11 @@ def embedded(
     embeddings: str = "word",
     baseline: Baseline | None = None,
 ) -> Iterator[Embedded]:
-    """Give some texts as functions of their embeddings, with gradients; the model comes back as it was.
+    """Give some texts as functions of their embeddings; the model comes back as it was.
 
     The model reads its inputs as always, and given embeddings are put in the place of its own on the way: position ids,
-    masks and scales are those of the ids, and models need not take `inputs_embeds`.
+    masks and scales are those of the ids, and models need not take `inputs_embeds`. Gradients are off until whoever
+    wants them switches them on.
 
     Args:
         wrapped: The model and its tokenizer.
@@ -81,15 +82,14 @@ def embedded(
         baselines = None if baseline is None else _baselines(wrapped, substitution, values, pairs, baseline)
         positions = torch.tensor([target.position or 0 for _, target in pairs])
         targets = torch.tensor([target.index for _, target in pairs])
-        with torch.enable_grad():
-            yield Embedded(
-                output=function,
-                embeddings=values.requires_grad_(),
-                baselines=baselines,
-                arguments=(positions.to(values.device), *inputs.values()),
-                targets=targets.to(values.device),
-                n_rows=max(map(len, model_batches(model, [pairs[0][0]] * wrapped.batch_size, wrapped.batch_size))),
-            )
+        yield Embedded(
+            output=function,
+            embeddings=values.requires_grad_(),
+            baselines=baselines,
+            arguments=(positions.to(values.device), *inputs.values()),
+            targets=targets.to(values.device),
+            n_rows=max(map(len, model_batches(model, [pairs[0][0]] * wrapped.batch_size, wrapped.batch_size))),
+        )
 
 
 def _module(model: Any, embeddings: str) -> nn.Module:

@@ -117,6 +117,14 @@ def test_a_sum_that_is_rounding_is_an_error(kind, dtype) -> None:
         input_gradient(attributor, texts, norm="sum")
 
 
+def test_a_sum_in_half_precision_is_no_rounding() -> None:
+    attributor = Attributor(llama().bfloat16(), tokenizer(template=""))
+    exact = Attributor(llama().double(), tokenizer(template=""))
+    pairs = zip(*(input_gradient(each, TEXTS, norm="sum", target="cat") for each in (attributor, exact)), strict=True)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=0.2, atol=0.5)
+
+
 def test_the_embedding_block_of_bert() -> None:
     attributor = Attributor(bert().double(), tokenizer(), batch_size=2)
     model, found = attributor.model, input_gradient(attributor, TEXTS, norm="sum", embeddings="block")

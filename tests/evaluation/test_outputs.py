@@ -122,6 +122,8 @@ def test_heads_of_other_kinds() -> None:
     pairs = list(zip(samples, targets, strict=True))
     np.testing.assert_allclose(read_outputs(labels.wrapped, pairs, "probability"), [sigmoid(3)], rtol=1e-12)
     np.testing.assert_allclose(read_outputs(labels.wrapped, pairs, "log_probability"), [np.log(sigmoid(3))], rtol=1e-12)
+    other = [(samples[0], Target(0, "LABEL_0"))]  # each label by itself
+    np.testing.assert_allclose(read_outputs(labels.wrapped, other, "probability"), [0.5], rtol=1e-12)
     value = bag_of_words(num_labels=1)
     samples, targets = targets_of(value, ["key old"])
     for output in ("probability", "logit"):
@@ -172,6 +174,14 @@ def test_outputs_must_be_finite() -> None:
     samples = plain_samples(attributor.wrapped, ["key", "cat"], truncation=False)
     with pytest.raises(ArrayError, match=r"the model's output must be finite, got nan at index \(1,\)"):
         read_outputs(attributor.wrapped, [(sample, Target(1, "1")) for sample in samples], "logit")
+
+
+def test_probabilities_of_a_half_precision_model_are_float64() -> None:
+    attributor = bag_of_words()
+    attributor.model.half()
+    samples = plain_samples(attributor.wrapped, ["key old"], truncation=False)
+    values = read_outputs(attributor.wrapped, [(samples[0], Target(1, "1"))], "probability")
+    np.testing.assert_allclose(values, [sigmoid(3)], rtol=1e-12)
 
 
 def test_no_samples_are_no_outputs() -> None:
