@@ -163,9 +163,20 @@ def test_no_token_is_no_area() -> None:
 
 
 def test_ties_are_counted() -> None:
-    found = measure_faithfulness(bag_of_words(), [TEXT, TEXT], [SCORES, [0, 1, 1, 2, 3, 0]])
-    assert [each.n_tied for each in found] == [0, 2]
-    assert summarize_faithfulness(found).n_with_ties == 1
+    found = measure_faithfulness(bag_of_words(), [TEXT] * 3, [SCORES, [0, 1, 1, 2, 3, 0], [1] * 6])
+    assert [each.n_tied for each in found] == [0, 2, 4]
+    assert summarize_faithfulness(found).n_with_ties == 1  # constant scores are missing
+
+
+def test_ties_of_each_text_are_drawn_anew() -> None:
+    found = measure_faithfulness(bag_of_words(), [TEXT] * 12, [[0, 1, 1, 1, 2, 0]] * 12)
+    assert len({tuple(each.deletion.round(9)) for each in found}) > 1
+
+
+def test_a_share_that_is_a_whole_number_is_not_rounded_up() -> None:
+    text, scores = " ".join(["mat"] * 20), np.arange(22.0)
+    found = measure_faithfulness(bag_of_words(), text, scores, output="logit", target=1, bins=[0.55])[0]
+    np.testing.assert_allclose(found.comprehensiveness, 5.5, rtol=1e-12)  # 0.55 * 20 is 11.000000000000002
 
 
 def test_tokens_without_a_score_stay() -> None:
