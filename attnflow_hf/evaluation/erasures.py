@@ -42,7 +42,7 @@ class Erasures:
     @property
     def of_bins(self) -> list[int]:
         """How many tokens each bin has: its share of them, rounded up."""
-        return [ceil(share * len(self.ranking.order) - 1e-9) for share in self.bins]  # 0.1 of 30 is 3
+        return [ceil(share * len(self.ranking.order) - 1e-9) for share in self.bins]  # 0.28 of 25 is 7
 
     @property
     def of_points(self) -> list[int]:

@@ -174,9 +174,9 @@ def test_ties_of_each_text_are_drawn_anew() -> None:
 
 
 def test_a_share_that_is_a_whole_number_is_not_rounded_up() -> None:
-    text, scores = " ".join(["mat"] * 20), np.arange(22.0)
-    found = measure_faithfulness(bag_of_words(), text, scores, output="logit", target=1, bins=[0.55])[0]
-    np.testing.assert_allclose(found.comprehensiveness, 5.5, rtol=1e-12)  # 0.55 * 20 is 11.000000000000002
+    text, scores = " ".join(["mat"] * 25), np.arange(27.0)
+    found = measure_faithfulness(bag_of_words(), text, scores, output="logit", target=1, bins=[0.28])[0]
+    np.testing.assert_allclose(found.comprehensiveness, 3.5, rtol=1e-12)  # 0.28 * 25 is 7.000000000000001
 
 
 def test_tokens_without_a_score_stay() -> None:
