@@ -76,11 +76,21 @@ __all__ = [
 if TYPE_CHECKING:
     from attnflow_hf.evaluation.agreement import Agreement, layer_rows, rank_agreement
     from attnflow_hf.evaluation.cost import Cost, measured_cost
-    from attnflow_hf.evaluation.faithfulness import Faithfulness, FaithfulnessSummary, measure_faithfulness, summarize_faithfulness
+    from attnflow_hf.evaluation.faithfulness import (
+        Faithfulness,
+        FaithfulnessSummary,
+        measure_faithfulness,
+        summarize_faithfulness,
+    )
     from attnflow_hf.evaluation.gradients import gradient_x_input, input_gradient, integrated_gradients
     from attnflow_hf.evaluation.importance import Importance, blank_out
     from attnflow_hf.evaluation.outputs import Target
-    from attnflow_hf.evaluation.plausibility import Plausibility, PlausibilityOptions, chance_plausibility, measure_plausibility
+    from attnflow_hf.evaluation.plausibility import (
+        Plausibility,
+        PlausibilityOptions,
+        chance_plausibility,
+        measure_plausibility,
+    )
     from attnflow_hf.evaluation.randomized import agreement_with_randomized, randomizable_parts, randomize
     from attnflow_hf.evaluation.rationales import Rationale, majority, read_eraser_movies, read_fair_rationales
     from attnflow_hf.evaluation.summary import Bootstrap, Measured, Summary, summarize
