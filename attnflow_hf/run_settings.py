@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attnflow_hf.backends import METHODS
+from attnflow_hf.backends import methods_of
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.options import Options
 from attnflow_hf.windows import Windows
@@ -34,7 +34,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check all that can be checked without a data set and a model."""
-        self._check_methods()
+        methods_of(self.method)
         if isinstance(self.columns, str):
             raise OptionError(f"columns must be a list of names or None, got {self.columns!r}")
         if isinstance(self.shard_size, bool) or not isinstance(self.shard_size, int) or self.shard_size < 1:
@@ -49,14 +49,6 @@ class RunSettings:
                 "save_layer_graphs keeps the graph of a whole text: with windows, or keep='rollout', there is none"
             )
         self._check_windows()
-
-    def _check_methods(self) -> None:
-        if not self.method:
-            raise OptionError(f"method must be a method or a list of them, got {self.method!r}")
-        for method in self.methods:
-            check_choice("method", method, METHODS)
-        if len(set(self.methods)) < len(self.methods):
-            raise OptionError(f"methods must differ from each other, got {list(self.methods)}")
 
     def _check_windows(self) -> None:
         if self.windows is None:
@@ -77,7 +69,7 @@ class RunSettings:
     @property
     def methods(self) -> list[str]:
         """The methods asked for, in their order."""
-        return [self.method] if isinstance(self.method, str) else list(self.method)
+        return methods_of(self.method)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back."""

@@ -16,8 +16,8 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from attnflow_hf.attributing import attribute_all
 from attnflow_hf.attributor import Attributor
-from attnflow_hf.backends import METHODS
-from attnflow_hf.errors import OptionError, check_choice
+from attnflow_hf.backends import methods_of
+from attnflow_hf.errors import OptionError
 from attnflow_hf.given import Given, given
 from attnflow_hf.inputs import Text
 from attnflow_hf.loading import EMBEDDED_MODEL
@@ -88,7 +88,7 @@ class TextAttributionPipeline(_Pipeline):  # type: ignore[misc]
         after = {name: options.pop(name) for name in ("words",) if name in options}
         if not isinstance(after.get("words", False), bool):
             raise OptionError(f"words must be True or False, got {after['words']!r}")
-        methods = {"methods": _methods(options.pop("method"))} if "method" in options else {}
+        methods = {"methods": methods_of(options.pop("method"))} if "method" in options else {}
         Options(**options)
         return before, methods | options, after
 
@@ -128,18 +128,6 @@ class TextAttributionPipeline(_Pipeline):  # type: ignore[misc]
         """Return the row of one text."""
         found = model_outputs["found"]  # a list of one where no batch was taken apart
         return result_row(found[0] if isinstance(found, list) else found, words=words)
-
-
-def _methods(method: Any) -> tuple[str, ...]:
-    """Return one method or several as several."""
-    several = [method] if isinstance(method, str) else method
-    if not isinstance(several, (list, tuple)) or not several:
-        raise OptionError(f"method must be a method or a list of them, got {method!r}")
-    for each in several:
-        check_choice("method", each, METHODS)
-    if len(set(several)) < len(several):
-        raise OptionError(f"methods must differ from each other, got {method!r}")
-    return tuple(several)
 
 
 def _unknown(name: str) -> str:

@@ -204,6 +204,25 @@ def register_backend(method: str, name: str, backend: Backend | SetBackend) -> N
     _BACKENDS[method, name] = backend
 
 
+def methods_of(method: object) -> list[str]:
+    """Return one method, or several, as a list.
+
+    Args:
+        method: A name, or a list of names.
+
+    Raises:
+        OptionError: It is none of these, a name is unknown, or one stands twice.
+    """
+    several = [method] if isinstance(method, str) else method
+    if not isinstance(several, (list, tuple)) or not several:
+        raise OptionError(f"method must be a method or a list of them, got {method!r}")
+    for each in several:
+        check_choice("method", each, METHODS)
+    if len(set(several)) < len(several):
+        raise OptionError(f"methods must differ from each other, got {method!r}")
+    return list(several)
+
+
 def backend_names(method: str) -> list[str]:
     """Return the names of a method's backends, those of `register_backend` included."""
     return [name for known, name in _BACKENDS if known == method]
