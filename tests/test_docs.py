@@ -215,6 +215,14 @@ def test_links_into_the_repository_lead_somewhere():
         assert (ROOT / target).exists(), f"README links to {target}"
 
 
+def test_links_inside_the_page_lead_to_a_heading():
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", README, flags=re.M | re.S), flags=re.M)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    targets = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert targets
+    assert targets <= anchors
+
+
 def test_version_is_the_same_everywhere():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {attnflow_hf.__version__}\n" in citation
