@@ -123,29 +123,43 @@ def check(
         print(attributor.capture_report(with_decoder=True))
 
 
+_Config = Annotated[Path, typer.Argument(help="A YAML file; the README has its keys.")]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a key's value: --set options.layer=2. Repeatable."),
+]
+_Output = Annotated[str | None, typer.Option(help="The folder of the shards; replaces the key output.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")]
+
+
 @app.command()
-def run(
-    config: Annotated[Path, typer.Argument(help="A YAML file; the README has its keys.")],
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a key's value: --set options.layer=2. Repeatable."),
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="The folder of the shards; replaces the key output.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
-) -> None:
+def run(config: _Config, assignments: _Set = None, output: _Output = None, quiet: _Quiet = False) -> None:
     """Write the attributions of a data set to a folder of Parquet shards; the same command goes on where it stopped.
 
     Example: attnflow run configs/sst2_flow.yaml --set method=rollout
     """
+    _run_config("run_config", config, assignments, output, quiet)
+
+
+@app.command()
+def evaluate(config: _Config, assignments: _Set = None, output: _Output = None, quiet: _Quiet = False) -> None:
+    """Print how far attributions of each layer agree with importance, over a data set; a folder keeps what was found.
+
+    Example: attnflow evaluate configs/paper_table1.yaml
+    """
+    _run_config("evaluate_config", config, assignments, output, quiet)
+
+
+def _run_config(name: str, config: Path, assignments: list[str] | None, output: str | None, quiet: bool) -> None:
     from attnflow_hf.stopping import Stopped, stoppable
     from attnflow_hf.terminal import printable
 
     overrides = _parse_assignments(assignments or [], output)
     try:
         with stoppable():
-            from attnflow_hf.run_command import run_config
+            from attnflow_hf import run_command
 
-            report = run_config(config, overrides, quiet=quiet)
+            report = getattr(run_command, name)(config, overrides, quiet=quiet)
         if os.environ.get("RANK", "0") == "0":  # of the processes of a launcher, one reports
             print(printable(str(report)))
     except Stopped as stop:

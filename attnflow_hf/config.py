@@ -14,13 +14,18 @@ from attnflow_hf.attributor import Attributor
 from attnflow_hf.backends import METHODS, backend_names
 from attnflow_hf.config_checks import choice_faults, dotted, key_faults, shown
 from attnflow_hf.errors import OptionError, check_choice
+from attnflow_hf.evaluation.agreement_rows import AgreementSettings
+from attnflow_hf.evaluation.evaluated import evaluate_agreement
+from attnflow_hf.measured_run import check_engine
 from attnflow_hf.options import Options
 from attnflow_hf.run_files import load_rows
 from attnflow_hf.run_ray import RayOptions
 from attnflow_hf.run_settings import RunSettings
-from attnflow_hf.runs import check_engine, run_dataset
+from attnflow_hf.runs import run_dataset
 from attnflow_hf.yaml_files import read_yaml
 
+Types = Mapping[str, Mapping[str, Any]]
+Choices = Callable[[Mapping[str, Any]], Iterator[str]]
 _IN_YAML: dict[str, Any] = {  # types that YAML has no values of
     "dtype": Literal["float32", "float16", "bfloat16", "float64"] | None,
     "device": str | None,
@@ -36,25 +41,31 @@ def _types(function: Callable[..., Any], without: set[str]) -> dict[str, Any]:
     return {name: _IN_YAML.get(name, hints[name]) for name in names}
 
 
-SECTIONS: dict[str, dict[str, Any]] = {
-    "": {"output": str, **_types(run_dataset, _NOT_OF_RUN)},
-    "model": {"name": str | None, **_types(Attributor.from_pretrained, {"name_or_path"})},
-    "dataset": _types(load_rows, set()),
-    "options": _types(Options, set()),
-}
+def _sections_of(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    return {
+        "": {"output": str, **_types(function, _NOT_OF_RUN)},
+        "model": {"name": str | None, **_types(Attributor.from_pretrained, {"name_or_path"})},
+        "dataset": _types(load_rows, set()),
+        "options": _types(Options, set()),
+    }
+
+
+SECTIONS, EVALUATION_SECTIONS = _sections_of(run_dataset), _sections_of(evaluate_agreement)
 """The type of each key, by section; the top's name is empty. They are the arguments of the functions that are called,
 so that a new argument is a new key."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A dataset run as arguments. What the config does not say is left out, so that defaults stand in one place.
+    """A dataset run, or an evaluation, as arguments.
+
+    What the config does not say is left out, so that defaults stand in one place.
 
     Attributes:
         model: The arguments of `Attributor.from_pretrained`.
         dataset: Those of `load_rows`.
         output: The folder of the shards.
-        run: The keywords of `run_dataset`.
+        run: The keywords of `run_dataset`, or of `evaluate_agreement`.
     """
 
     model: Mapping[str, Any]
@@ -79,12 +90,36 @@ def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
         >>> run_dataset(load_rows(**config.dataset), Attributor.from_pretrained(**config.model), config.output,
         ...             **config.run)  # doctest: +SKIP
     """
+    return _load(path, overrides, SECTIONS, [("dataset", "path"), ("", "output")], _run_faults)
+
+
+def load_evaluation(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Return the evaluation that a YAML file describes; its keys are the keywords of `evaluate_agreement`.
+
+    Args:
+        path: The file.
+        overrides: As for `load_config`.
+
+    Raises:
+        OptionError: As `load_config`.
+    """
+    required = [("dataset", "path"), ("", "output"), ("", "special_tokens")]
+    return _load(path, overrides, EVALUATION_SECTIONS, required, _evaluation_faults)
+
+
+def _load(
+    path: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None,
+    types: Types,
+    required: Sequence[tuple[str, str]],
+    choices: Choices,
+) -> RunConfig:
     values = read_yaml(path)
     for key, value in (overrides or {}).items():
         _override(values, key, value)
-    sections = {name: _section(values, name) for name in SECTIONS if name}
+    sections = {name: _section(values, name) for name in types if name}
     sections = {"": {key: value for key, value in values.items() if key not in sections}, **sections}
-    if faults := list(_faults(sections)):
+    if faults := list(_faults(sections, types, required, choices)):
         where = f"{os.fspath(path)!r}" + (f" with {', '.join(overrides)} set" if overrides else "")
         raise OptionError("\n  ".join([f"{where} cannot be run:", *faults]))
     return _config(sections)
@@ -113,31 +148,36 @@ def _section(values: Mapping[str, Any], name: str) -> dict[Any, Any]:
     return {_SHORT.get(name, ""): given}
 
 
-def _faults(sections: Mapping[str, Mapping[Any, Any]]) -> Iterator[str]:
+def _faults(
+    sections: Mapping[str, Mapping[Any, Any]], types: Types, required: Sequence[tuple[str, str]], choices: Choices
+) -> Iterator[str]:
+    right: dict[str, dict[str, Any]] = {}
     for name, values in sections.items():
         if "" in values:
-            yield f"{name}: {shown(values[''])}; needed: a mapping of the keys {', '.join(SECTIONS[name])}"
+            yield f"{name}: {shown(values[''])}; needed: a mapping of the keys {', '.join(types[name])}"
         else:
-            yield from key_faults(name, values, SECTIONS)
-    for section, key in (("dataset", "path"), ("", "output")):
+            yield from key_faults(name, values, types)
+        right[name] = {key: value for key, value in values.items() if not list(key_faults(name, {key: value}, types))}
+    for section, key in required:
         if key not in sections[section] and "" not in sections[section]:
             yield f"{dotted(section, key)}: missing; every run needs it"
-    yield from _choice_faults({name: _of_right_types(name, values) for name, values in sections.items()})
-
-
-def _of_right_types(name: str, values: Mapping[Any, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if not list(key_faults(name, {key: value}, SECTIONS))}
-
-
-def _choice_faults(sections: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    options, top = sections["options"], sections[""]
-    faults = list(choice_faults(_checked_options, options, "options"))
+    faults = list(choice_faults(_checked_options, right["options"], "options"))
     yield from faults
-    asked = {field.name: top[field.name] for field in fields(RunSettings) if field.name in top}
-    yield from choice_faults(_run_settings, asked if faults else {**asked, "options": Options(**options)})
+    top = right[""]
+    yield from choices(top if faults else {**top, "options": Options(**right["options"])})
     yield from choice_faults(check_engine, {"engine": top["engine"]} if "engine" in top else {})
     of_ray = {field.name: top[field.name] for field in fields(RayOptions) if field.name in top}
     yield from choice_faults(RayOptions, of_ray)
+
+
+def _run_faults(top: Mapping[str, Any]) -> Iterator[str]:
+    asked = {field.name: top[field.name] for field in fields(RunSettings) if field.name in top}
+    yield from choice_faults(_made_by(RunSettings, run_dataset), asked)
+
+
+def _evaluation_faults(top: Mapping[str, Any]) -> Iterator[str]:
+    asked = {field.name: top[field.name] for field in fields(AgreementSettings) if field.name in top}
+    yield from choice_faults(_made_by(AgreementSettings, evaluate_agreement, special_tokens="drop"), asked)
 
 
 def _checked_options(**options: Any) -> Options:
@@ -145,10 +185,11 @@ def _checked_options(**options: Any) -> Options:
     return Options(**options)
 
 
-def _run_settings(**given: Any) -> RunSettings:
-    keywords = inspect.signature(run_dataset).parameters
-    defaults = {field.name: keywords[field.name].default for field in fields(RunSettings)}
-    return RunSettings(**{**defaults, "options": Options(), **given})
+def _made_by(settings: Any, function: Callable[..., Any], **more: Any) -> Callable[..., object]:
+    """Return what makes settings of some values; the others are the defaults of the function that they are for."""
+    keywords = inspect.signature(function).parameters
+    defaults = {field.name: keywords[field.name].default for field in fields(settings)}
+    return lambda **given: settings(**{**defaults, "options": Options(), **more, **given})
 
 
 def _config(sections: Mapping[str, Mapping[str, Any]]) -> RunConfig:

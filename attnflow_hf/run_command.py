@@ -1,23 +1,27 @@
-"""`attnflow run`: a config's data set and model loaded, its run done and reported."""
+"""`attnflow run` and `attnflow evaluate`: a config's data set and model loaded, what it asks for done and reported."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 
 from attnflow_hf.cli_model import load_attributor
-from attnflow_hf.config import RunConfig, load_config
+from attnflow_hf.config import RunConfig, load_config, load_evaluation
 from attnflow_hf.errors import FileFormatError
+from attnflow_hf.evaluation.evaluated import EvaluationReport, evaluate_agreement
 from attnflow_hf.manifest import finished, list_errors
+from attnflow_hf.measured_run import RunReport
 from attnflow_hf.run_files import load_rows
-from attnflow_hf.runs import RunReport, run_dataset
+from attnflow_hf.runs import run_dataset
 from attnflow_hf.stopping import Stopped
+
+Report = TypeVar("Report")
 
 
 def run_config(path: Path, overrides: Mapping[str, Any], *, quiet: bool) -> RunReport:
@@ -33,14 +37,22 @@ def run_config(path: Path, overrides: Mapping[str, Any], *, quiet: bool) -> RunR
         AttnFlowError: The config, the data set or a row is at fault.
         OSError: The model cannot be loaded.
     """
-    config = load_config(path, overrides)
+    return _done(load_config(path, overrides), run_dataset, quiet=quiet)
+
+
+def evaluate_config(path: Path, overrides: Mapping[str, Any], *, quiet: bool) -> EvaluationReport:
+    """Return the report on the evaluation that a config describes; arguments and errors are those of `run_config`."""
+    return _done(load_evaluation(path, overrides), evaluate_agreement, quiet=quiet)
+
+
+def _done(config: RunConfig, function: Callable[..., Report], *, quiet: bool) -> Report:
     try:
-        return _run(config, quiet=quiet)
+        return _run(config, function, quiet=quiet)
     except Stopped as stop:
         raise Stopped(stop.signal_number, f"stopped; {_kept(Path(config.output))}") from None
 
 
-def _run(config: RunConfig, *, quiet: bool) -> RunReport:
+def _run(config: RunConfig, function: Callable[..., Report], *, quiet: bool) -> Report:
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it also raises
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -49,7 +61,7 @@ def _run(config: RunConfig, *, quiet: bool) -> RunReport:
     if model.get("device") == "cuda" and "LOCAL_RANK" in os.environ:  # each process of a launcher has a GPU of its own
         model["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
     attributor = load_attributor(model.pop("name_or_path", None), model)
-    return run_dataset(rows, attributor, config.output, **config.run, progress=not quiet)
+    return function(rows, attributor, config.output, **config.run, progress=not quiet)
 
 
 def _kept(output: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -45,7 +45,7 @@ def source_of(dataset: Any, split: str | None = None) -> Source:
         OptionError: It is none of these, or has splits and none was chosen.
         DatasetError: Files are not there, or cannot be read.
     """
-    chosen = _choose(dataset, split)
+    chosen = chosen_rows(dataset, split)
     if isinstance(chosen, Dataset):
         return _source_of_table(chosen)
     if isinstance(chosen, IterableDataset):
@@ -58,7 +58,39 @@ def source_of(dataset: Any, split: str | None = None) -> Source:
     return _source_of_dicts(chosen)
 
 
-def _choose(dataset: Any, split: str | None) -> Any:
+def kept_columns(
+    source: Source, columns: Sequence[str] | None, asked: Mapping[str, Sequence[str]], taken: Sequence[str]
+) -> list[str] | None:
+    """Return the data set's columns that a run keeps; `None` where it has no rows to tell.
+
+    Args:
+        source: The data set.
+        columns: Those asked for; `None` for all.
+        asked: Other columns that must be there, by the option that names them.
+        taken: What the run adds.
+
+    Raises:
+        OptionError: A column is not there, or has the name of one that is added.
+    """
+    if source.columns is None:
+        return None
+    for option, names in {**asked, "columns": columns or []}.items():
+        for name in names:
+            if name not in source.columns:
+                raise OptionError(f"{option} {name!r} is no column of the data set; it has {source.columns}")
+    kept = source.columns if columns is None else list(columns)
+    if clash := [name for name in kept if name in taken]:
+        raise OptionError(f"the run adds columns named {clash}; rename the data set's, or leave them out by columns=")
+    return kept
+
+
+def chosen_rows(dataset: Any, split: str | None) -> Any:
+    """Return one split of a data set with several, the rows of files or of a hub name, and anything else as it is.
+
+    Raises:
+        OptionError: There are splits and none was chosen, or a split was and there are none.
+        DatasetError: Files are not there, or cannot be read.
+    """
     if isinstance(dataset, Splits):
         return choose_split(dataset, split)
     names = dataset if isinstance(dataset, (list, tuple)) else [dataset]

@@ -38,12 +38,14 @@ ROWS = [
     ["evaluation.gradients", "evaluation.erasures"],
     ["evaluation.faithfulness"],
     ["attached", "run_settings", "shards", "evaluation.randomized"],
-    ["evaluation"],
+    ["evaluation.agreement_rows"],
     ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
     ["shard_maker", "explained_rows", "nodes"],
     ["run_work"],
     ["run_local", "run_ray"],
-    ["pipeline", "runs", "cli_model"],
+    ["measured_run"],
+    ["pipeline", "runs", "cli_model", "evaluation.evaluated"],
+    ["evaluation"],
     ["config"],
     ["run_command"],
     ["cli", "verb_number"],
@@ -51,9 +53,11 @@ ROWS = [
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
 HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model", "evaluation.randomized"}
+HUGGING_FACE |= {"measured_run"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
 TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
+OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.evaluated"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
@@ -63,8 +67,8 @@ GUARDED = {
     "typer": {"cli"},
     "yaml": {"yaml_files"},
     "pydantic": {"config_checks"},
-    "datasets": {"run_files", "run_sources", "run_work", "shard_maker", "runs", "run_command"},
-    "pyarrow": {"explained_rows", "run_sources", "run_work", "shard_maker", "shards", "evaluation.table"},
+    "datasets": {"evaluation.evaluated", "run_files", "run_sources", "run_work", "shard_maker", "runs", "run_command"},
+    "pyarrow": {"explained_rows", "run_sources", "run_work", "shard_maker", "shards", *OF_EVALUATION},
     "ray": {"run_ray"},
     "captum": {"evaluation.captum_scores"},
     "matplotlib": set(),

@@ -29,7 +29,7 @@ import attnflow_hf
 from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
 from attnflow_hf.backends import METHODS, PAPER_METHODS
-from attnflow_hf.config import load_config
+from attnflow_hf.config import load_config, load_evaluation
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
 
@@ -393,6 +393,7 @@ def test_defaults_are_those_of_python() -> None:
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+EVALUATIONS = sorted(CONFIGS.glob("paper_*.yaml"))
 SENTENCES = ["the keys to the cabinet", "", "the old cabinet", "a cat", "the authors of the book"]
 
 
@@ -509,7 +510,7 @@ def test_bars_are_for_terminals_and_not_for_quiet_ones(run: Run, there: Path, mo
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "verb_number.yaml"}), ids=lambda path: path.stem
+    "path", sorted({*CONFIGS.glob("*.yaml")} - {*EVALUATIONS, CONFIGS / "verb_number.yaml"}), ids=lambda path: path.stem
 )
 def test_the_examples_run(path: Path, there: Path) -> None:
     config = load_config(path)
@@ -523,6 +524,38 @@ def test_the_examples_run(path: Path, there: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert re.match(r"out: 2 rows in 1 shard, \S+ bytes a row\ncomputed now: 2 in .*; errors: 0\n", result.out)
     assert set(config.run["columns"]) < set(columns("out"))
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_the_examples_of_evaluations_run(path: Path, there: Path) -> None:
+    pytest.importorskip("captum")
+    config = load_evaluation(path)
+    names = {config.run.get("text_column", "text"), *config.run["columns"]}
+    Dataset.from_dict(dict.fromkeys(names, SENTENCES)).to_csv("own.csv")
+    own = {"dataset": "own.csv", "model": "null", "sample": "3"}
+    assignments = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
+    result = attnflow("evaluate", str(path), *assignments, "--output", "out")
+    assert (result.code, result.err) == (0, "")
+    assert re.match(
+        r"out: 3 rows in 1 shard, \S+ bytes a row\ncomputed now: 3 in .*; errors: 0\n\n### spearman", result.out
+    )
+    importances = config.run["importance"]
+    for importance in [importances] if isinstance(importances, str) else importances:
+        assert f"### spearman with {importance}\n\n| method | layer 0 |" in result.out
+    assert {"results.json", "results.md", "results.tex"} <= {file.name for file in Path("out").iterdir()}
+
+
+def test_a_wrong_config_of_an_evaluation_is_told(run: Run, there: Path) -> None:
+    Path("eval.yaml").write_text("dataset: rows.csv\noutput: out\nimportance: blankout\nsampel: 3\n")
+    result = run("evaluate", "eval.yaml")
+    assert (result.code, result.out) == (1, "")
+    for line in (
+        "  sampel: unknown key, got 3 (did you mean 'sample'?)",
+        "  special_tokens: missing; every run needs it",
+        "  importance: unknown importance 'blankout'; choose one of 'blank_out', 'gradient_x_input', 'input_gradient', "
+        "'integrated_gradients' (did you mean 'blank_out'?)",
+    ):
+        assert line in result.err.splitlines(), result.err
 
 
 def test_help_of_a_run_is_light() -> None:

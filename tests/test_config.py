@@ -14,9 +14,11 @@ import torch
 import yaml
 
 from attnflow_hf import Attributor, Options, run_dataset
-from attnflow_hf.config import SECTIONS, RunConfig, load_config
+from attnflow_hf.config import EVALUATION_SECTIONS, SECTIONS, RunConfig, load_config, load_evaluation
 from attnflow_hf.config_checks import describe
 from attnflow_hf.errors import OptionError
+from attnflow_hf.evaluation import evaluate_agreement
+from attnflow_hf.evaluation.agreement_rows import AgreementSettings
 from attnflow_hf.run_files import load_rows
 from attnflow_hf.run_settings import RunSettings
 
@@ -112,6 +114,22 @@ def test_no_argument_lacks_a_key() -> None:
     assert SECTIONS["model"].keys() == arguments - {"name_or_path"} | {"name"}
     assert SECTIONS["dataset"].keys() == inspect.signature(load_rows).parameters.keys()
     assert list(SECTIONS["options"]) == [field.name for field in fields(Options)]
+
+
+def test_the_keys_of_evaluations_are_the_keywords_of_evaluate_agreement(tmp_path: Path) -> None:
+    not_in_configs = {"dataset", "attributor", "output", "options", "split", "progress"}
+    keywords = inspect.signature(evaluate_agreement).parameters.keys()
+    assert EVALUATION_SECTIONS[""].keys() - {"output"} == keywords - not_in_configs
+    assert {field.name for field in fields(AgreementSettings)} <= keywords
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({**LEAST, "special_tokens": "keep", "sample": 5, "norm": "sum"}))
+    config = load_evaluation(tmp_path / "a.yaml", {"options.residual_weight": 0.8})
+    inspect.signature(evaluate_agreement).bind("rows", "attributor", config.output, **config.run, progress=False)
+    assert config.run == {
+        "special_tokens": "keep",
+        "sample": 5,
+        "norm": "sum",
+        "options": Options(residual_weight=0.8),
+    }
 
 
 def test_settings_are_checked_from_their_defaults_in_run_dataset() -> None:
@@ -313,7 +331,7 @@ def test_the_examples_load(path: Path) -> None:
         with pytest.raises(OptionError, match=r"seed: unknown key, got 1 \(did you mean 'options.seed'\?\)\n"):
             load_config(path)
         return
-    config = load_config(path)
+    config = (load_evaluation if path.stem.startswith("paper") else load_config)(path)
     assert config.output == f"runs/{path.stem}"
     for line in path.read_text(encoding="utf-8").splitlines():
         assert "#" in line or not line.strip() or line.strip() in ("options:", "model:", "dataset:"), f"{line}: no word"

@@ -19,7 +19,7 @@ from typer.main import get_command
 import attnflow_hf
 from attnflow_hf import Attributor, Options, attach, backends, evaluation, flow, run_dataset
 from attnflow_hf.cli import app
-from attnflow_hf.config import SECTIONS
+from attnflow_hf.config import EVALUATION_SECTIONS, SECTIONS
 from attnflow_hf.saturation import measure_saturation
 from attnflow_hf.text_attribution import OPTIONS, TextAttributionPipeline
 
@@ -185,6 +185,13 @@ def test_each_key_of_a_config_is_in_the_readme():
             rows = re.findall(rf"^\| `{section}` \| .*$", table, flags=re.M) if section == "options" else [table]
             name = f"{section}.{key}" if section in ("model", "dataset") else key
             assert f"`{name}`" in rows[0], f"key {section}.{key} is not in the README"
+
+
+def test_each_key_of_an_evaluation_is_in_the_readme():
+    table = README.partition("## How true is an attribution?")[2].partition("\n## ")[0]
+    of_runs = README.partition("### From a config")[2].partition("\n## ")[0]
+    for key in EVALUATION_SECTIONS[""]:
+        assert f"`{key}`" in table or f"`{key}`" in of_runs, f"key {key} of evaluations is not in the README"
 
 
 def test_call_options_are_those_of_options():

@@ -10,6 +10,7 @@ _HOMES = {
     "Agreement": "agreement",
     "Bootstrap": "summary",
     "Cost": "cost",
+    "EvaluationReport": "evaluated",
     "Faithfulness": "faithfulness",
     "FaithfulnessSummary": "faithfulness",
     "Importance": "importance",
@@ -23,6 +24,7 @@ _HOMES = {
     "agreement_with_randomized": "randomized",
     "blank_out": "importance",
     "chance_plausibility": "plausibility",
+    "evaluate_agreement": "evaluated",
     "gradient_x_input": "gradients",
     "input_gradient": "gradients",
     "integrated_gradients": "gradients",
@@ -43,6 +45,7 @@ __all__ = [
     "Agreement",
     "Bootstrap",
     "Cost",
+    "EvaluationReport",
     "Faithfulness",
     "FaithfulnessSummary",
     "Importance",
@@ -56,6 +59,7 @@ __all__ = [
     "agreement_with_randomized",
     "blank_out",
     "chance_plausibility",
+    "evaluate_agreement",
     "gradient_x_input",
     "input_gradient",
     "integrated_gradients",
@@ -76,6 +80,7 @@ __all__ = [
 if TYPE_CHECKING:
     from attnflow_hf.evaluation.agreement import Agreement, layer_rows, rank_agreement
     from attnflow_hf.evaluation.cost import Cost, measured_cost
+    from attnflow_hf.evaluation.evaluated import EvaluationReport, evaluate_agreement
     from attnflow_hf.evaluation.faithfulness import (
         Faithfulness,
         FaithfulnessSummary,
