@@ -140,3 +140,11 @@ def test_bad_options_stop_before_the_first_row(attributor, tmp_path, options, me
     with pytest.raises(OptionError, match=message):
         evaluate(attributor, tmp_path / "out", **options)
     assert not list(tmp_path.glob("out/shard*"))
+
+
+def test_texts_none_of_which_can_be_compared_give_an_empty_table(attributor, tmp_path):
+    report = evaluate(attributor, tmp_path / "out", as_dataset(["", ""]), method="raw")
+    assert [row for row, _ in report.run.errors] == [0, 1]
+    assert report.table.rows == []
+    assert report.to_markdown() == ""
+    assert (tmp_path / "out" / "results.md").read_text() == "\n"
