@@ -94,7 +94,7 @@ def join(inputs: pa.Table, results: Sequence[Row], schema: pa.Schema, added: Seq
     own = pa.Table.from_pylist(list(results), schema=plain)
     columns = []
     for field in schema:
-        if field.name == LAYER_GRAPH:
+        if field.name == LAYER_GRAPH and LAYER_GRAPH in added:
             columns.append(_nested([row.get(LAYER_GRAPH) for row in results]))
         elif field.name in own.column_names:
             columns.append(own[field.name])

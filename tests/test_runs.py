@@ -182,6 +182,14 @@ def test_layer_graphs_are_kept_where_they_are_asked_for(attributor, tmp_path):
         np.testing.assert_allclose(values[0] / values.sum(), row["scores_flow"], rtol=0, atol=1e-6)
 
 
+def test_a_column_of_that_name_in_the_data_set_is_the_users(attributor, tmp_path):
+    own = as_dataset().add_column("layer_graph", [f"graph {row}" for row in range(14)])
+    run(own, attributor, tmp_path / "out", method="raw")
+    assert read(tmp_path / "out")["layer_graph"] == own["layer_graph"]
+    with pytest.raises(OptionError, match=r"the run adds columns named \['layer_graph'\]; rename the data set's"):
+        run(own, attributor, tmp_path / "other", save_layer_graphs=True)
+
+
 def test_more_layer_graphs_than_a_column_can_hold_are_told(attributor, tmp_path, monkeypatch):
     monkeypatch.setattr("attnflow_hf.shards._MOST_VALUES", 500)
     with pytest.raises(OptionError, match=r"of a shard have 783 numbers, more than .* a shard_size of at most 2"):
