@@ -36,8 +36,11 @@ def run_local(work: RunWork, manifest: Manifest, node: Node, bar: Any) -> Manife
     for each in node.gather(own):
         for shard in each.shards:
             manifest = manifest.with_shard(shard)
-    manifest = replace(manifest, is_complete=True)
-    if node.rank == 0:
-        manifest.save(work.folder)
-        remove_parts(work.folder)
-    return manifest
+    complete = replace(manifest, is_complete=True)
+    node.agree(lambda: _close(work, complete))  # so that no process reads the folder before it is as it stays
+    return complete
+
+
+def _close(work: RunWork, manifest: Manifest) -> None:
+    manifest.save(work.folder)
+    remove_parts(work.folder)

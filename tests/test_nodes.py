@@ -1,5 +1,6 @@
 """Several processes that do one run together, started for real by torchrun."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from test_runs import TEXTS, as_dataset, content, new_attributor, rows, run
 
 from attnflow_hf import explained_rows
 from attnflow_hf.errors import OptionError
+from attnflow_hf.evaluation import evaluate_agreement
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.nodes import this_node
 
@@ -43,6 +45,13 @@ def run_each_kind(folder):
     again = run(as_dataset(), new_attributor(), Path(folder) / "dataset")
     if os.environ["RANK"] == "1":
         print(report.n_rows, report.n_computed, report.n_shards, streamed.n_rows, again.n_computed)
+
+
+def run_evaluation(folder):
+    """Evaluate; each process is told the same, from the shards of both."""
+    options = {"special_tokens": "drop", "shard_size": 4, "method": ["raw", "rollout"]}
+    report = evaluate_agreement(as_dataset(), new_attributor(), Path(folder) / "out", **options)
+    (Path(folder) / f"rows-{os.environ.get('RANK', 'alone')}").write_text(json.dumps(report.table.rows))
 
 
 def run_and_die(folder):
@@ -102,6 +111,16 @@ def test_a_killed_process_ends_all_and_others_go_on_where_they_were(tmp_path):
     assert run(as_dataset(), new_attributor(), tmp_path / "alone").n_skipped == n_skipped
     run(as_dataset(), new_attributor(), tmp_path / "wanted")
     assert content(tmp_path / "out") == content(tmp_path / "alone") == content(tmp_path / "wanted")
+
+
+def test_an_evaluation_is_shared_too(tmp_path):
+    done = launch(tmp_path, "run_evaluation", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "alone").mkdir()
+    run_evaluation(tmp_path / "alone")
+    assert content(tmp_path / "out") == content(tmp_path / "alone" / "out")
+    wanted = (tmp_path / "alone" / "rows-alone").read_text()
+    assert [(tmp_path / f"rows-{rank}").read_text() for rank in range(2)] == [wanted] * 2
 
 
 def test_an_error_of_the_folder_is_one_of_all_processes(tmp_path):
