@@ -97,7 +97,9 @@ class Recorder:
         self.n_calls += 1
         n_queries, n_keys = query.shape[2], key.shape[2]
         blocks = self.blocks.of(n_queries, n_keys, attention_mask, named)
-        if len(blocks) > 1 and key.device.type == "cpu":
+        if len(blocks) == 1:
+            return self._attend_at_once(eager, module, query, key, value, attention_mask, **named)
+        if key.device.type == "cpu":
             key = key.transpose(2, 3).contiguous().transpose(2, 3)  # as the product of each block wants to read it
         output = matrix = None
         for rows, keys in blocks:
@@ -121,6 +123,23 @@ class Recorder:
         assert output is not None
         assert matrix is not None
         self.receive(matrix)
+        return (torch.zeros_like(output) if self.silent else output), None
+
+    def _attend_at_once(
+        self,
+        eager: Callable[..., Any],
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **named: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Return the output of all queries and keys, and record their weights."""
+        output, weights = eager(module, query, key, value, attention_mask, **named)
+        if self.look is not None:
+            self.look(value, output, weights)
+        self.receive(self.reduce(weights))
         return (torch.zeros_like(output) if self.silent else output), None
 
 

@@ -87,6 +87,12 @@ def check_probabilities(heads: npt.NDArray[np.floating], layer: int, tolerance: 
         )
 
 
+def are_probabilities(weights: npt.NDArray[np.floating], tolerance: float) -> bool:
+    """Return whether `weights` `[layer, query, key]` pass `check_probabilities`; sooner, but without saying why not."""
+    sums = weights.sum(axis=-1, dtype=np.float64)
+    return bool(weights.min() >= 0 and sums.max() < np.inf and np.abs(sums - 1).max() <= tolerance)
+
+
 def check_same_size(layers: Sequence[npt.NDArray[np.floating]]) -> None:
     """Raise `ArrayError` unless all layers are square and of one size."""
     for layer, weights in enumerate(layers):

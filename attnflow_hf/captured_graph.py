@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attnflow_hf.attentions import ROW_SUM_TOLERANCE, check_probabilities
+from attnflow_hf.attentions import ROW_SUM_TOLERANCE, are_probabilities, check_probabilities
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER, CaptureReport
 from attnflow_hf.errors import FloatArray, check_memory
 from attnflow_hf.layer_graph import LayerGraph, mix_residual, normalize_rows
@@ -106,13 +106,16 @@ def captured_graph(
         >>> rollout(graph, output_positions=[2])
         array([[0.3125, 0.1875, 0.5   ]])
     """
-    for number, (site, matrix) in enumerate(zip(report.sites, matrices, strict=True)):
-        check_probabilities(matrix[None], site.layer if not report.has_decoder else number, row_sum_tolerance)
-    build = _joint_stages if report.has_decoder else _stages
-    return LayerGraph.of_own(build(matrices, report, residual_weight))
+    if report.has_decoder:
+        for number, matrix in enumerate(matrices):
+            check_probabilities(matrix[None], number, row_sum_tolerance)
+        return LayerGraph.of_own(_joint_stages(matrices, report, residual_weight))
+    return LayerGraph.of_own(_stages(matrices, report, residual_weight, row_sum_tolerance))
 
 
-def _stages(matrices: Sequence[Matrix], report: CaptureReport, residual_weight: float) -> FloatArray:
+def _stages(
+    matrices: Sequence[Matrix], report: CaptureReport, residual_weight: float, row_sum_tolerance: float
+) -> FloatArray:
     """Return `[layer, query, key]` of one stack of layers."""
     n_tokens = matrices[0].shape[0]
     sink = int(report.has_sinks)
@@ -122,10 +125,15 @@ def _stages(matrices: Sequence[Matrix], report: CaptureReport, residual_weight: 
         weights[layer, sink:] = matrix
     weights[:, :sink, 0] = 1.0
     without = sorted(set(range(report.n_layers)) - set(with_attention))
-    weights[without] = np.eye(n_tokens + sink)
+    if without:
+        weights[without] = np.eye(n_tokens + sink)
+    if not are_probabilities(weights, row_sum_tolerance):
+        for layer, matrix in zip(with_attention, matrices, strict=True):
+            check_probabilities(matrix[None], layer, row_sum_tolerance)
     normalize_rows(weights)
     mix_residual(weights, residual_weight)
-    weights[without] = np.eye(n_tokens + sink)
+    if without:
+        weights[without] = np.eye(n_tokens + sink)
     return weights
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attnflow_hf.errors import FloatArray
+from attnflow_hf.errors import BoolArray, FloatArray
 from attnflow_hf.layer_graph import LayerGraph
 
 CUT_KINDS = ("source side", "sink column", "own column", "inner")
@@ -73,15 +73,22 @@ def measure_saturation(
         values: Unnormalized flow values.
     """
     kinds = cut_kinds(graph, layers, output_positions, values)
-    counts = np.array([(kinds == kind).sum() for kind in range(len(CUT_KINDS))])
-    if not counts.sum():
+    counts = np.bincount(kinds.reshape(-1) + 1, minlength=1 + len(CUT_KINDS))[1:]  # without those of -1
+    n_known = int(counts.sum())
+    if not n_known:
         return None
-    shares = counts / counts.sum()
-    known = np.where(kinds >= 0, values, np.nan).reshape(-1, values.shape[-1])
-    known = known[~np.isnan(known).all(axis=1)]
-    variation = float((np.nanstd(known, axis=1) / np.nanmean(known, axis=1)).mean())
-    source_side, sink_column, own_column, inner = shares.tolist()
+    source_side, sink_column, own_column, inner = (counts / n_known).tolist()
+    variation = _variation(values.reshape(-1, values.shape[-1]), (kinds >= 0).reshape(-1, values.shape[-1]))
     return Saturation(source_side, sink_column, own_column, inner, variation)
+
+
+def _variation(values: FloatArray, known: BoolArray) -> float:
+    """Return the standard deviation by the mean of each row's known values, on average over rows that have some."""
+    counts = known.sum(axis=1)
+    values, known, counts = values[counts > 0], known[counts > 0], counts[counts > 0]
+    means = np.where(known, values, 0.0).sum(axis=1) / counts
+    squares = np.where(known, values - means[:, None], 0.0) ** 2
+    return float((np.sqrt(squares.sum(axis=1) / counts) / means).mean())
 
 
 def cut_kinds(
@@ -113,21 +120,21 @@ def cut_kinds(
 
 def _own_column(weights: FloatArray, position: int) -> FloatArray:
     """Return the narrowest cut around the position's own column, from the top down to any level, for each token."""
-    rows = weights[:, position]
-    sideways = np.delete(rows, position, axis=1).sum(axis=1)
-    narrowest = np.full(weights.shape[-1], np.inf)
-    for lowest in range(len(weights) - 1):  # the column's last node stands on level `lowest + 1`
-        out = rows[0] if lowest == 0 else rows[lowest].sum()
-        narrowest = np.minimum(narrowest, sideways[lowest + 1 :].sum() + out)
-    return narrowest
+    rows = weights[:, position].copy()
+    out, to_tokens = rows.sum(axis=1), rows[0].copy()
+    rows[:, position] = 0.0
+    sideways = rows.sum(axis=1)[:0:-1].cumsum()[::-1]  # of the column's nodes from level `l + 2` up, `[l]`
+    if not len(sideways):
+        return np.full(weights.shape[-1], np.inf)
+    inner = (sideways[1:] + out[1:-1]).min(initial=np.inf)
+    return np.asarray(np.minimum(sideways[0] + to_tokens, inner))
 
 
 def _sink_column(weights: FloatArray) -> FloatArray:
     """Return the narrowest cut around each token's column up to any level below the position's own."""
-    narrowest = np.full(weights.shape[-1], np.inf)
-    sideways = np.zeros(weights.shape[-1])
-    for layer in weights[:-1]:
-        off_diagonal = np.where(np.eye(len(layer), dtype=np.bool_), 0.0, layer).sum(axis=0)
-        narrowest = np.minimum(narrowest, sideways + off_diagonal + np.diagonal(layer))
-        sideways = sideways + off_diagonal
-    return narrowest
+    below = weights[:-1].copy()
+    diagonal = np.arange(weights.shape[-1])
+    straight = below[:, diagonal, diagonal]
+    below[:, diagonal, diagonal] = 0.0
+    sideways = below.sum(axis=1).cumsum(axis=0)
+    return np.asarray((sideways + straight).min(axis=0, initial=np.inf))

@@ -91,6 +91,8 @@ def test_rows_that_are_no_head_means_are_divided_by_their_sums():
     np.testing.assert_array_equal(graph.weights[0], [[0.5, 0.5], [0, 1]])
     with pytest.raises(ArrayError, match="layer 0, row 1 sums to 0"):
         captured_graph([np.float32([[1, 1], [0, 0]])], report, row_sum_tolerance=np.inf)
+    with pytest.raises(ArrayError, match="layer 0 have NaN or infinite entries"):
+        captured_graph([np.float32([[1, np.inf], [0, 1]])], report, row_sum_tolerance=np.inf)
 
 
 # Attention sinks

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from attnflow_hf.backends.flow_dinic import solve
 from attnflow_hf.backends.flow_task import Problem, Task
-from attnflow_hf.backends.flow_workspace import is_cached, new_workspace
+from attnflow_hf.backends.flow_workspace import Workspace, is_cached, new_workspace, renew
 from attnflow_hf.errors import BoolArray, FloatArray, FlowError, IntArray, OptionError
 from attnflow_hf.flow_result import FlowResult
 from attnflow_hf.layer_graph import LayerGraph
@@ -19,6 +19,9 @@ from attnflow_hf.threads import n_threads_of_call
 
 MIN_WORK_OF_A_THREAD = 50_000
 """So many (pairs x nodes) take some milliseconds; a thread for less costs more than it gives."""
+
+MAX_EDGES_KEPT = 20_000
+"""Workspaces of so many edges, about 1 MB, are kept for the next graph; larger ones are given back."""
 
 MAX_BYTES_OF_GRAPHS = 64_000_000
 """So much memory the graphs take that sets of tokens are made into at a time."""
@@ -180,32 +183,59 @@ def _run(tasks: Sequence[Task], n_threads: int) -> None:
     """
     if any(task.work for task in tasks):
         _announce()
+    if n_threads == 1:
+        _run_here(tasks)
+        return
     queue, lock, failed = iter(tasks), threading.Lock(), threading.Event()
 
-    def work() -> None:
-        problem, workspace = None, None
+    def taken() -> Iterator[Task]:
         while not failed.is_set():
             with lock:
                 task = next(queue, None)
             if task is None:
                 return
-            if task.top <= 2:
-                task.run(None)
-                continue
-            if task.problem is not problem:
-                problem = task.problem
-                workspace = new_workspace(int(problem.layers.max()) + 1, problem.graph.n_tokens)
-            task.run(workspace)
+            yield task
 
-    if n_threads == 1:
-        work()
-        return
     with ThreadPoolExecutor(n_threads) as pool:
         try:
-            for done in [pool.submit(work) for _ in range(n_threads)]:
+            for done in [pool.submit(_run_here, taken()) for _ in range(n_threads)]:
                 done.result()
         finally:
             failed.set()
+
+
+def _run_here(tasks: Iterable[Task]) -> None:
+    """Run tasks in this thread."""
+    problem, workspace = None, None
+    for task in tasks:
+        if task.top <= 2:
+            task.run(None)
+            continue
+        if task.problem is not problem:
+            problem = task.problem
+            workspace = _workspace_of(int(problem.layers.max()) + 1, problem.graph.n_tokens)
+        task.run(workspace)
+
+
+class _Kept(threading.local):
+    """The small workspace that a thread used last: texts of a batch are about as long, and have one in turn."""
+
+    size: tuple[int, int] = (0, 0)
+    workspace: Workspace | None = None
+
+
+_kept = _Kept()
+
+
+def _workspace_of(top: int, n: int) -> Workspace:
+    """Return a workspace for `n` tokens and up to `top` layers that nothing uses but the tasks that come next."""
+    if _kept.workspace is not None and _kept.size == (top, n):
+        renew(_kept.workspace)
+        return _kept.workspace
+    workspace = new_workspace(top, n)
+    if top * n * n <= MAX_EDGES_KEPT:
+        _kept.size, _kept.workspace = (top, n), workspace
+    return workspace
 
 
 def _announce() -> None:

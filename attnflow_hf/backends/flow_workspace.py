@@ -175,6 +175,11 @@ def new_workspace(top: int, n: int) -> Workspace:
     )
 
 
+def renew(work: Workspace) -> None:
+    """Make a workspace ready for another graph of its size; what the last pair left is put back by the next one."""
+    work.counts[COPIED] = 0
+
+
 def compiled(function: Callable[Parameters, Result], **more: Any) -> Callable[Parameters, Result]:
     """Return `function` compiled at its first call; the machine code is kept on disk if there is a place for it.
 

@@ -52,6 +52,29 @@ def test_a_list_of_graphs_with_certificates_and_paths(layer):
             assert_array_equal(result.arc_flows(0, token, layer=0), alone.arc_flows(0, token, layer=0))
 
 
+def test_what_a_thread_keeps_from_one_graph_to_the_next_changes_no_bit(monkeypatch):
+    graphs = [make_graph(kind, 5, n, seed) for seed in range(3) for kind in MAKERS for n in (12, 13)]
+
+    def ask(graph):
+        exact = flow(graph, output_positions=[0, -1], certificate=True, paths=True)
+        given_up = flow(graph, max_work=9)
+        return exact.values, exact.cuts, exact.n_pushes, exact.arc_flows(0, 1), given_up.lower, given_up.upper
+
+    monkeypatch.setattr(flow_numba, "MAX_EDGES_KEPT", -1)
+    anew = [ask(graph) for graph in graphs]
+    monkeypatch.undo()
+    made = []
+    new = flow_numba.new_workspace
+    monkeypatch.setattr(flow_numba, "_kept", flow_numba._Kept())
+    monkeypatch.setattr(flow_numba, "new_workspace", lambda *size: made.append(size) or new(*size))
+    in_turn = [ask(graph) for n in (12, 13) for graph in graphs if graph.n_tokens == n]
+    assert made == [(5, 12), (5, 13)]
+    expected = [each for n in (12, 13) for each, graph in zip(anew, graphs, strict=True) if graph.n_tokens == n]
+    for found, values in zip(in_turn, expected, strict=True):
+        for one, other in zip(found, values, strict=True):
+            assert_array_equal(one, other)
+
+
 def test_a_list_of_one_or_no_graph():
     assert flow([]) == []
     assert flow([], certificate=True, n_threads=3) == []
