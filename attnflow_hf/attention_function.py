@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from itertools import product
 from types import CodeType
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers.masking_utils import eager_mask
 
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.errors import CaptureError, check_index
-from attnflow_hf.query_blocks import QueryBlocks, queries_of
+from attnflow_hf.query_blocks import QueryBlocks, queries_of, sample_groups, samples_of
 
 IMPLEMENTATION = "attnflow_hf"
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -97,29 +98,37 @@ class Recorder:
         self.n_calls += 1
         n_queries, n_keys = query.shape[2], key.shape[2]
         blocks = self.blocks.of(n_queries, n_keys, attention_mask, named)
-        if len(blocks) == 1:
+        groups = [slice(0, len(query))]
+        if query.device.type == "cpu":
+            n_pairs = max((rows.stop - rows.start) * (keys.stop - keys.start) for rows, keys in blocks)
+            groups = sample_groups(len(query), query.shape[1] * n_pairs, attention_mask, named)
+        if len(blocks) == len(groups) == 1:
             return self._attend_at_once(eager, module, query, key, value, attention_mask, **named)
-        if key.device.type == "cpu":
+        if len(blocks) > 1 and key.device.type == "cpu":
             key = key.transpose(2, 3).contiguous().transpose(2, 3)  # as the product of each block wants to read it
         output = matrix = None
-        for rows, keys in blocks:
-            mask = queries_of(attention_mask, rows, n_queries, None)
+        for samples, (rows, keys) in product(groups, blocks):
+            mask = queries_of(samples_of(attention_mask, samples, len(query)), rows, n_queries, None)
             if mask is not None and keys != slice(0, n_keys):
                 mask = mask[..., keys]
-            parts = {name: queries_of(given, rows, n_queries, n_keys) for name, given in named.items()}
-            part, weights = eager(module, query[:, :, rows], key[:, :, keys], value[:, :, keys], mask, **parts)
+            parts = {
+                name: queries_of(samples_of(given, samples, len(query)), rows, n_queries, n_keys)
+                for name, given in named.items()
+            }
+            values = value[samples, :, keys]
+            part, weights = eager(module, query[samples, :, rows], key[samples, :, keys], values, mask, **parts)
             if self.look is not None:
-                self.look(value[:, :, keys], part, weights)
+                self.look(values, part, weights)
             reduced = self.reduce(weights)
             del weights
             if output is None or matrix is None:
-                output = part.new_empty(part.shape[0], n_queries, *part.shape[2:])
+                output = part.new_empty(len(query), n_queries, *part.shape[2:])
                 new = reduced.new_zeros if any(keys != slice(0, n_keys) for _, keys in blocks) else reduced.new_empty
-                matrix = new(reduced.shape[0], n_queries, n_keys + self.has_sinks)
-            output[:, rows] = part
+                matrix = new(len(query), n_queries, n_keys + self.has_sinks)
+            output[samples, rows] = part
             if self.has_sinks:
-                matrix[:, rows, 0] = reduced[..., 0]
-            matrix[:, rows, self.has_sinks :][..., keys] = reduced[..., self.has_sinks :]
+                matrix[samples, rows, 0] = reduced[..., 0]
+            matrix[samples, rows, self.has_sinks :][..., keys] = reduced[..., self.has_sinks :]
         assert output is not None
         assert matrix is not None
         self.receive(matrix)

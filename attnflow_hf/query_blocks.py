@@ -1,4 +1,4 @@
-"""Blocks of queries, each with the range of keys that its queries may see."""
+"""Blocks of queries, each with the range of keys that its queries may see; and groups of samples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
+
+MOST_WEIGHTS = 2**21
+"""So many attention weights at once, 8 MB in float32, stay in the cache of a CPU."""
 
 _N_MASKS = 2  # models have one mask for all layers, or one for full and one for sliding windows
 
@@ -51,6 +54,34 @@ class QueryBlocks:
             if len(self._known) > _N_MASKS:
                 self._known.popitem(last=False)
         return self._known[id(mask)][1]
+
+
+def sample_groups(n_samples: int, n_weights: int, mask: torch.Tensor | None, named: dict[str, Any]) -> list[slice]:
+    """Return groups of a batch's samples whose attentions are computed one after the other, so that they stay in cache.
+
+    Args:
+        n_samples: How many samples the batch has.
+        n_weights: How many attention weights one of them has in a block of queries.
+        mask: What is added to the scores.
+        named: The other arguments of the attention. Where one may belong to samples in another way than position ids
+            and what is `[batch, head, query, key]`, all samples are one group.
+    """
+    size = max(1, MOST_WEIGHTS // n_weights)
+    tensors = {name: given for name, given in {**named, "mask": mask}.items() if isinstance(given, torch.Tensor)}
+    unclear = (
+        given.ndim not in (0, 4) and given.shape[0] == n_samples and name != "position_ids"
+        for name, given in tensors.items()
+    )
+    if size >= n_samples or any(unclear):
+        return [slice(0, n_samples)]
+    return [slice(start, min(start + size, n_samples)) for start in range(0, n_samples, size)]
+
+
+def samples_of(given: Any, samples: slice, n_samples: int) -> Any:
+    """Return the part of an argument that belongs to some samples; what has no axis for them as it is."""
+    if not isinstance(given, torch.Tensor) or given.ndim == 0 or given.shape[0] != n_samples:
+        return given
+    return given[samples]
 
 
 def queries_of(given: Any, rows: slice, n_queries: int, n_keys: int | None) -> Any:

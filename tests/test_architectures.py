@@ -103,10 +103,11 @@ def test_captured_exactly(architecture):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("architecture", CAPTURED, ids=lambda each: each.name)
-def test_blocks_of_queries_change_nothing(architecture, monkeypatch):
+def test_blocks_of_queries_and_groups_of_samples_change_nothing(architecture, monkeypatch):
     inputs = architecture.inputs()
     whole = capture(architecture.build(), inputs)
     monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", 5)
+    monkeypatch.setattr("attnflow_hf.query_blocks.MOST_WEIGHTS", 1)
     in_blocks = capture(architecture.build(), inputs)
     is_cut = whole.report.step == "interface" and architecture.name not in ONE_BLOCK
     assert in_blocks.report.block_size == (5 if is_cut else None)

@@ -460,11 +460,14 @@ SEEN = torch.ones(7, 7, dtype=torch.bool).tril().repeat(2, 1, 1, 1)
 SEEN[1, :, :, 4:], SEEN[:, :, 3, 1] = False, False
 
 
-@pytest.mark.parametrize("block_size", [64, 3])
+@pytest.mark.parametrize(("block_size", "most_weights"), [(64, 10**6), (64, 1), (3, 10**6), (3, 1)])
 @pytest.mark.parametrize("is_boolean", [False, True])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "falcon", "gptj"])
-def test_a_mask_of_each_query_and_key_is_read_as_by_plain_eager(name, is_boolean, block_size, monkeypatch):
+def test_a_mask_of_each_query_and_key_is_read_as_by_plain_eager(
+    name, is_boolean, block_size, most_weights, monkeypatch
+):
     monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", block_size)
+    monkeypatch.setattr("attnflow_hf.query_blocks.MOST_WEIGHTS", most_weights)
     added = torch.zeros(SEEN.shape).masked_fill(~SEEN, torch.finfo(torch.float32).min)
     plain = of_table(name)("eager")
     runner = plain.get_encoder() if plain.config.is_encoder_decoder else plain
@@ -491,9 +494,10 @@ def test_an_attributor_refuses_a_mask_of_each_query_and_key():
 # --- attention sinks ---
 
 
-@pytest.mark.parametrize("block_size", [64, 3])
-def test_a_sink_takes_what_the_rows_lack(monkeypatch, block_size):
+@pytest.mark.parametrize(("block_size", "most_weights"), [(64, 10**6), (64, 1), (3, 10**6), (3, 1)])
+def test_a_sink_takes_what_the_rows_lack(monkeypatch, block_size, most_weights):
     monkeypatch.setattr("attnflow_hf.probe._CPU_BLOCK", block_size)
+    monkeypatch.setattr("attnflow_hf.query_blocks.MOST_WEIGHTS", most_weights)
     captured = capture(of_table("gpt_oss")(), INPUTS)
     with torch.no_grad():
         plain = of_table("gpt_oss")("eager")(**INPUTS, output_attentions=True).attentions

@@ -1,11 +1,12 @@
-"""Which keys each block of queries is given, in worked examples."""
+"""Which keys each block of queries is given, and which samples stand together, in worked examples."""
 
 import weakref
 
 import pytest
 import torch
 
-from attnflow_hf.query_blocks import QueryBlocks, queries_of
+from attnflow_hf.attention_function import Recorder
+from attnflow_hf.query_blocks import MOST_WEIGHTS, QueryBlocks, queries_of, sample_groups, samples_of
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -138,3 +139,64 @@ def test_queries_of_cuts_what_has_a_row_for_each_query(shape, n_keys, wanted):
 def test_queries_of_passes_on_what_is_no_tensor():
     assert queries_of(0.5, slice(1, 3), 4, None) == 0.5
     assert queries_of(None, slice(1, 3), 4, None) is None
+
+
+# --- groups of samples ---
+
+
+def groups(n_samples, n_weights, mask=None, **named):
+    return [(each.start, each.stop) for each in sample_groups(n_samples, n_weights, mask, named)]
+
+
+def test_as_many_samples_stand_together_as_fit_in_the_cache():
+    assert groups(5, MOST_WEIGHTS // 2) == [(0, 2), (2, 4), (4, 5)]
+    assert groups(2, MOST_WEIGHTS * 9) == [(0, 1), (1, 2)]
+    assert groups(5, MOST_WEIGHTS // 5) == [(0, 5)]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"position_ids": torch.zeros(3, 7)},
+        {"position_bias": torch.zeros(3, 2, 7, 7), "bias": torch.zeros(1, 2, 7, 7)},
+        {"scaling": torch.tensor(0.5), "dropout": 0.0, "slopes": torch.zeros(2, 1, 1)},
+    ],
+)
+def test_samples_are_parted_where_each_argument_tells_them(named):
+    assert groups(3, MOST_WEIGHTS, torch.zeros(3, 1, 7, 7), **named) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_samples_stay_together_where_an_argument_may_be_of_heads_as_well():
+    assert groups(3, MOST_WEIGHTS, slopes=torch.zeros(3, 1, 1)) == [(0, 3)]
+    assert groups(3, MOST_WEIGHTS, torch.zeros(3, 7)) == [(0, 3)]
+
+
+def test_samples_of_cuts_what_has_an_axis_for_them():
+    assert samples_of(torch.zeros(3, 1, 7, 7), slice(1, 2), 3).shape == (1, 1, 7, 7)
+    assert samples_of(torch.zeros(1, 1, 7, 7), slice(1, 2), 3).shape == (1, 1, 7, 7)
+    assert samples_of(torch.tensor(0.5), slice(1, 2), 3) == 0.5
+    assert samples_of(None, slice(1, 2), 3) is None
+
+
+@pytest.mark.parametrize(("device", "n_calls"), [("cpu", 3 * 2), ("meta", 2)])
+def test_a_recorder_goes_through_samples_one_by_one_on_a_cpu_alone(monkeypatch, device, n_calls):
+    monkeypatch.setattr("attnflow_hf.query_blocks.MOST_WEIGHTS", 1)
+    calls = []
+
+    def eager(module, query, key, value, mask, bias):
+        calls.append([tuple(each.shape) for each in (query, key, mask, bias)])
+        weights = torch.softmax(query @ key.transpose(2, 3) + mask + bias, dim=-1)
+        return (weights @ value).transpose(1, 2), weights
+
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(3, 2, 4, 5, generator=draw).to(device) for _ in range(3))
+    mask, bias = torch.randn(3, 1, 4, 4, generator=draw).to(device), torch.randn(1, 2, 4, 4, generator=draw).to(device)
+    received = []
+    output, _ = Recorder(received.append, block_size=2).attend(eager, None, query, key, value, mask, bias=bias)
+    assert len(calls) == n_calls
+    n = 1 if device == "cpu" else 3
+    assert set(map(tuple, calls)) == {((n, 2, 2, 5), (n, 2, 4, 5), (n, 1, 2, 4), (1, 2, 2, 4))}
+    if device == "cpu":
+        whole, weights = eager(None, query, key, value, mask, bias)
+        torch.testing.assert_close(output, whole)
+        torch.testing.assert_close(received[0], weights.mean(dim=1))

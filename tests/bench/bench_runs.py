@@ -76,7 +76,9 @@ def make_attributor(arguments: argparse.Namespace) -> Attributor:
         folder = shared_folder("models") / "minilm-sst2"
     except pytest.skip.Exception:
         return Attributor(random_model().to(arguments.device), word_tokenizer(), batch_size=arguments.batch_size)
-    return Attributor.from_pretrained(folder, device=arguments.device, batch_size=arguments.batch_size)
+    return Attributor.from_pretrained(
+        folder, dtype=torch.float32, device=arguments.device, batch_size=arguments.batch_size
+    )
 
 
 def random_model() -> BertForSequenceClassification:
