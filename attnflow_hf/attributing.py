@@ -12,6 +12,7 @@ from attnflow_hf.capture import report_on
 from attnflow_hf.errors import CaptureError, OptionError
 from attnflow_hf.given import Given
 from attnflow_hf.inputs import Sample
+from attnflow_hf.model_facts import input_device
 from attnflow_hf.options import Options
 from attnflow_hf.prediction import Prediction, predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
@@ -52,7 +53,8 @@ def attribute_each(
 ) -> Iterator[tuple[int, Result]]:
     """Yield the index of each input, in the order of the forward passes, and what `finish` makes of it.
 
-    While the model reads a batch, long texts of the one before are explained on all cores; two batches are in memory.
+    Long texts are explained on all cores: while a GPU reads the next batch, so that two are in memory; or in turns with
+    a model that needs the cores itself.
 
     Args:
         wrapped: The model and its tokenizer.
@@ -79,7 +81,8 @@ def attribute_each(
 
     readings = _read(wrapped, inputs, options)
     n_threads = _n_threads([len(sample) for sample in inputs.samples])
-    yield from map_ahead(explain, readings, n_threads=n_threads, n_waiting=wrapped.batch_size)
+    is_elsewhere = input_device(wrapped.model).type != "cpu"
+    yield from map_ahead(explain, readings, n_threads=n_threads, n_waiting=wrapped.batch_size, is_ahead=is_elsewhere)
 
 
 def _n_threads(lengths: Sequence[int]) -> int:

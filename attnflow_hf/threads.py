@@ -1,4 +1,4 @@
-"""How many threads a call may use, and work done in threads while the next items come."""
+"""How many threads a call may use, and work done in threads, while the next items come or in turns."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ def n_threads_of_call(otherwise: int) -> int:
 
 
 def map_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, n_threads: int, n_waiting: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    n_threads: int,
+    n_waiting: int,
+    is_ahead: bool = True,
 ) -> Iterator[Result]:
-    """Yield the result of each item in order; threads work on them while the next items come.
+    """Yield the result of each item in order; threads work on them, while the next items come or in between.
 
     An exception comes when its result is due; what was not begun by then is given up. A call in one of the threads
     gets its share of the cores by `n_threads_of_call`.
@@ -40,6 +45,8 @@ def map_ahead(
         items: Taken in the caller's thread.
         n_threads: How many threads; with 0 the caller's own does all.
         n_waiting: How many items, or their results, may be there at once.
+        is_ahead: Whether the next items come meanwhile; if they need the same cores, it is sooner done in turns, each
+            time that `n_waiting` items are there.
     """
     if n_threads < 1:
         yield from map(function, items)
@@ -50,7 +57,8 @@ def map_ahead(
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                while len(waiting) > n_waiting:
+                n_due = len(waiting) - n_waiting if is_ahead else len(waiting) * (len(waiting) >= n_waiting)
+                for _ in range(n_due):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -40,6 +40,26 @@ def test_items_are_taken_in_the_callers_thread_while_others_are_worked_on():
     assert not takers & workers
 
 
+def test_in_turns_no_item_is_taken_while_others_are_worked_on():
+    at_work, lock = [], threading.Lock()
+
+    def items():
+        for number in range(11):
+            if number % 4 == 0:
+                assert not at_work  # all four before are done
+            yield number
+
+    def work(number):
+        with lock:
+            at_work.append(number)
+        time.sleep(0.01)
+        with lock:
+            at_work.remove(number)
+        return number
+
+    assert list(map_ahead(work, items(), n_threads=4, n_waiting=4, is_ahead=False)) == list(range(11))
+
+
 @pytest.mark.parametrize("n_waiting", [1, 3])
 def test_no_more_items_wait_than_allowed(n_waiting):
     taken, given = [], []

@@ -3,8 +3,8 @@
     python tests/bench/bench_runs.py [--device cpu] [--rows 1821] [--rounds 3] [--batch-size 16] [--long WINDOW]
 
 By default the test sentences of SST-2 on a classifier of MiniLM's size; with `--long 512` the movie reviews of ERASER
-in windows of 512 tokens that share 128. Where the shared folder is missing, random weights read made-up sentences of
-about the same lengths. `forward` is the model as it is loaded, on texts that are tokenized and padded already; a run
+in windows of 512 tokens that share a quarter. Where the shared folder is missing, random weights read made-up sentences
+of about the same lengths. `forward` is the model as it is loaded, on texts that are tokenized and padded already; a run
 reads texts, captures, explains the position of [CLS] and writes shards. The kinds take turns in each round; the medians
 stand in the table, and the most memory that the process took, above that of the forward passes alone. The last line is
 the same as JSON.
@@ -33,7 +33,6 @@ from attnflow_hf.inputs import Sample, batches, collate
 from attnflow_hf.windows import Windows
 
 RUNS = {"rollout": "rollout", "flow": "flow", "all three": ["raw", "rollout", "flow"]}
-STRIDE = 128
 
 
 def main() -> None:
@@ -118,7 +117,7 @@ def prepare(attributor: Attributor, texts: list[str], *, long: int) -> list[dict
     """Return the batches of the forward passes, padded, on the model's device."""
     samples: list[Sample] = []
     if long:
-        windows = Windows(long, STRIDE)
+        windows = Windows(long, long // 4)
         for text in texts:
             samples += windows.of(attributor.model, attributor.tokenizer, text).samples
     else:
@@ -142,7 +141,7 @@ def run(
 ) -> tuple[float, int]:
     """Return the seconds of a run, and the bytes of its shards."""
     rows = Dataset.from_dict({"text": texts, "id": list(range(len(texts)))})
-    windows = {"window": long, "stride": STRIDE} if long else {}
+    windows = {"window": long, "stride": long // 4} if long else {}
     start = time.perf_counter()
     run_dataset(rows, attributor, output, method=method, columns=["id"], options=Options(), **windows)
     return time.perf_counter() - start, sum(file.stat().st_size for file in output.glob("*.parquet"))
