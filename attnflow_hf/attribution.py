@@ -264,6 +264,11 @@ class Attribution:
         return cls.from_dict(values)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What each token stands for, for display, `[token]`: its characters in the text, no signs of a tokenizer."""
+        return tuple(map(_label, self.alignment.pieces, self._parts))
+
+    @property
     def position_name(self) -> str:
         """The output position with its token, for display."""
         if isinstance(self.output_position, str):
@@ -298,7 +303,7 @@ class Attribution:
         if self.scores.ndim > 1:
             raise OptionError("a table shows one output position and one layer; choose them instead of 'all'")
         if not words:
-            return tuple(map(_label, self.alignment.pieces, self._parts)), self.scores
+            return self.labels, self.scores
         summed = self.to_words()
         parts = [self._parts[word.token_indices[0]] for word in summed.parts]
         return tuple(map(_label, summed.words, parts)), summed.scores

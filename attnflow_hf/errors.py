@@ -60,6 +60,10 @@ class SaturationWarning(UserWarning):
     """Nearly all flow values are set by cuts at the two ends, so that they say little about the output position."""
 
 
+class FontWarning(UserWarning):
+    """No installed font has a character of a picture's labels."""
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise `OptionError` unless `value` is one of `choices`.
 

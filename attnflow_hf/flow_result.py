@@ -143,13 +143,46 @@ class FlowResult:
         position = check_index("output position", output_position, self.graph.n_tokens)
         return _decompose(flows, position, check_index("token", token, self.graph.n_tokens))
 
+    def cut_edges(self, output_position: int, token: int, layer: int = -1) -> FlowEdges:
+        """Return the edges of a pair's minimum cut; their capacities, as `amount`, sum to the value.
+
+        Args:
+            output_position: One of those asked for.
+            token: The input token.
+            layer: One of the explained layers; negative counts from the graph's last.
+
+        Returns:
+            `FLOW_EDGE` records of all edges of some capacity that lead from the source's side to the sink's, ordered by
+            layer, query and key; none for a pair whose search was not finished.
+
+        Raises:
+            OptionError: The call did not ask for a certificate.
+            PositionError: The position or the layer was not asked for.
+        """
+        if self.cuts is None:
+            raise OptionError("there are no cuts; ask for them with certificate=True")
+        index, row = self._indices(output_position, layer)
+        column = check_index("token", token, self.graph.n_tokens)
+        cuts = self.cuts.reshape(len(self.layers), len(self.output_positions), *self.cuts.shape[-3:])
+        cut = cuts[index, row, column]
+        crosses = cut[1:, :, None] & ~cut[:-1, None, :] & (self.graph.weights[: len(cut) - 1] > 0)
+        places = np.nonzero(crosses)
+        edges = np.zeros(len(places[0]), dtype=FLOW_EDGE)
+        edges["layer"], edges["query"], edges["key"] = places
+        edges["amount"] = self.graph.weights[places]
+        return edges
+
+    def _indices(self, output_position: int, layer: int) -> tuple[int, int]:
+        """Return where a layer and an output position stand among those asked for."""
+        index = _find("layer", check_index("layer", layer, self.graph.n_layers), self.layers)
+        position = check_index("output position", output_position, self.graph.n_tokens)
+        return index, _find("output position", position, self.output_positions)
+
     def _edges(self, output_position: int, token: int, layer: int) -> tuple[int, FlowEdges]:
         """Return the index of the layer and the edges of a pair."""
         if self.edges is None:
             raise OptionError("the flows on the edges were not kept; ask for them with paths=True")
-        index = _find("layer", check_index("layer", layer, self.graph.n_layers), self.layers)
-        position = check_index("output position", output_position, self.graph.n_tokens)
-        row = _find("output position", position, self.output_positions)
+        index, row = self._indices(output_position, layer)
         return index, self.edges[index, row, check_index("token", token, self.graph.n_tokens)]
 
 

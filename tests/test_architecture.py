@@ -8,18 +8,25 @@ from pathlib import Path
 import pytest
 
 import attnflow_hf
-from attnflow_hf import evaluation
+from attnflow_hf import evaluation, plot
 
 ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
     ["errors", "threads", "white_space", "registration", "stopping"],
     ["tokens", "html", "terminal", "prediction", "attentions", "run_files", "yaml_files", "config_checks"],
+    ["plot.palette", "plot.ribbons", "plot.fonts"],
+    ["plot.labels", "plot.canvas"],
+    ["plot.level_axes"],
     ["evaluation.summary", "evaluation.rationales", "evaluation.plausibility_metrics", "evaluation.grid"],
     ["storage", "layer_graph", "word_attribution", "evaluation.scored", "evaluation.pivot", "evaluation.cost"],
     ["evaluation.agreement", "evaluation.word_scores", "evaluation.table", "shapley_values"],
     ["evaluation.plausibility"],
     ["saturation", "flow_result", "backends.flow_workspace"],
     ["attribution"],
+    ["plot.subjects"],
+    ["plot.bars", "plot.heat_maps", "plot.patches", "plot.graphs", "plot.flow_paths", "plot.rollout_ribbons"],
+    ["plot.animations"],
+    ["plot"],
     ["backends.flow_star", "backends.flow_search", "backends.flow_push", "backends.flow_log", "backends.flow_cut"],
     ["backends.flow_dinic"],
     ["backends.flow_task"],
@@ -57,6 +64,7 @@ HUGGING_FACE |= {"measured_run"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
 TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
+NUMBERS_OF_PLOTS = {"plot.subjects", "plot.ribbons"}
 OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.evaluated"}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
@@ -71,7 +79,7 @@ GUARDED = {
     "pyarrow": {"explained_rows", "run_sources", "run_work", "shard_maker", "shards", *OF_EVALUATION},
     "ray": {"run_ray"},
     "captum": {"evaluation.captum_scores"},
-    "matplotlib": set(),
+    "matplotlib": {name for row in ROWS for name in row if name.startswith("plot.")} - NUMBERS_OF_PLOTS,
     "scipy": set(),  # what the tests compare with
     "sklearn": set(),
 }
@@ -128,7 +136,7 @@ def test_every_module_has_a_row():
 
 @pytest.mark.parametrize(
     "module",
-    ["attnflow_hf", "attnflow_hf.cli", "attnflow_hf.layer_graph", "attnflow_hf.backends", "attnflow_hf.evaluation"],
+    ["attnflow_hf", *(f"attnflow_hf.{name}" for name in ("cli", "layer_graph", "backends", "evaluation", "plot"))],
 )
 def test_importing_is_light(module):
     heavy = "{'torch', 'transformers', 'numba', 'networkx', 'datasets', 'matplotlib', 'captum'}"
@@ -137,7 +145,7 @@ def test_importing_is_light(module):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("package", [attnflow_hf, evaluation], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [attnflow_hf, evaluation, plot], ids=lambda package: package.__name__)
 def test_public_names_are_there_and_documented(package):
     for name in package.__all__:
         assert getattr(package, name).__doc__, f"{name} has no docstring"
@@ -145,13 +153,13 @@ def test_public_names_are_there_and_documented(package):
     assert set(package.__all__) <= set(dir(package))
 
 
-@pytest.mark.parametrize("package", [attnflow_hf, evaluation])
+@pytest.mark.parametrize("package", [attnflow_hf, evaluation, plot])
 def test_no_module_has_the_name_of_a_public_one(package):
     modules = {path.stem for path in Path(package.__file__).parent.iterdir()}
     assert not modules & set(package.__all__)
 
 
-@pytest.mark.parametrize("package", [attnflow_hf, evaluation], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [attnflow_hf, evaluation, plot], ids=lambda package: package.__name__)
 def test_unknown_names_are_attribute_errors(package):
     with pytest.raises(AttributeError, match="has no attribute 'rollouts'"):
         _ = package.rollouts
