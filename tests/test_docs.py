@@ -17,7 +17,7 @@ from tiny_models import shared_folder
 from typer.main import get_command
 
 import attnflow_hf
-from attnflow_hf import Attributor, Options, attach, backends, evaluation, flow, run_dataset
+from attnflow_hf import Attributor, Options, attach, backends, evaluation, flow, plot, run_dataset
 from attnflow_hf.cli import app
 from attnflow_hf.config import EVALUATION_SECTIONS, SECTIONS
 from attnflow_hf.saturation import measure_saturation
@@ -147,11 +147,11 @@ def test_there_are_blocks_to_run():
 
 
 SUBJECTS = {"attributor", "inputs", "results", "scores", "scored", "measured", "firsts", "seconds", "importances"}
-SUBJECTS |= {"function", "path", "rationales"}
+SUBJECTS |= {"function", "path", "rationales", "result", "graph"}
 
 
 def test_public_names_and_options_are_in_the_readme():
-    for name in (*attnflow_hf.__all__, *evaluation.__all__):
+    for name in (*attnflow_hf.__all__, *evaluation.__all__, *plot.__all__):
         assert f"`{name}" in README, f"{name} is not in the README"
     for name in inspect.signature(Attributor.__call__).parameters.keys() - {"self", "inputs"}:
         assert f"`{name}`" in README, f"option {name} is not in the README"
@@ -160,8 +160,8 @@ def test_public_names_and_options_are_in_the_readme():
             assert f"`{name}`" in README, f"option {name} of {function.__name__} is not in the README"
     for name in inspect.signature(Attributor.generate).parameters.keys() - {"self", "text"}:
         assert f"`{name}`" in README, f"option {name} of generate is not in the README"
-    for name in evaluation.__all__:
-        function = getattr(evaluation, name)
+    for name in (*evaluation.__all__, *plot.__all__):
+        function = getattr(evaluation if name in evaluation.__all__ else plot, name)
         options = inspect.signature(function).parameters if inspect.isfunction(function) else ()
         for option in set(options) - SUBJECTS:
             assert f"`{option}`" in README, f"option {option} of {name} is not in the README"

@@ -85,6 +85,19 @@ def test_the_capacities_of_cuts_are_those_of_plain_python(kind):
     assert_allclose(result.cut_capacities.ravel(), by_hand, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_edges_of_a_cut_are_full_and_sum_to_the_value(kind):
+    result = ask(kind, (5, 5, [0, 3]), certificate=True, paths=True)
+    for index, layer, position, token in pairs(result):
+        edges, value = result.cut_edges(position, token, layer), result.values[index]
+        assert_allclose(edges["amount"].sum(), value, rtol=1e-12, atol=0)
+        places = edges["layer"], edges["query"], edges["key"]
+        assert_array_equal(edges["amount"], result.graph.weights[places])
+        if np.isfinite(value):
+            flows = result.arc_flows(position, token, layer)[places]
+            assert_allclose(flows, edges["amount"], rtol=1e-9, atol=1e-12 * max(1, value))
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", MAKERS)
 def test_each_flow_keeps_the_capacities_and_is_made_of_paths(kind, size):
@@ -246,14 +259,17 @@ def test_what_was_not_asked_for():
     for name in ("cut_capacities", "gaps"):
         with pytest.raises(OptionError, match="there are no cuts; ask for them with certificate=True"):
             getattr(plain, name)
+    with pytest.raises(OptionError, match="there are no cuts; ask for them with certificate=True"):
+        plain.cut_edges(1, 0)
     for method in (plain.arc_flows, plain.paths):
         with pytest.raises(OptionError, match="the flows on the edges were not kept; ask for them with paths=True"):
             method(1, 0)
 
 
-@pytest.mark.parametrize("method", ["arc_flows", "paths"])
+@pytest.mark.parametrize("method", ["arc_flows", "paths", "cut_edges"])
 def test_pairs_that_were_not_asked_for(method):
-    result = getattr(flow(make_graph("sharp", 3, 4), output_positions=[3, 1], layer=1, paths=True), method)
+    proven = flow(make_graph("sharp", 3, 4), output_positions=[3, 1], layer=1, certificate=True, paths=True)
+    result = getattr(proven, method)
     with pytest.raises(PositionError, match=r"^output position 2 was not asked for; there are 3, 1$"):
         result(2, 0, layer=1)
     with pytest.raises(PositionError, match=r"^layer 2 was not asked for; there are 1$"):

@@ -108,19 +108,20 @@ def _write_lines(ax: Axes, lines: Sequence[str], above: float, plain: dict[str, 
     return note
 
 
-def add_color_bar(ax: Axes, mappable: ScalarMappable, label: str) -> Axes:
+def add_color_bar(ax: Axes, mappable: ScalarMappable, label: str, *, is_cut_off: bool = False) -> Axes:
     """Return a thin color bar at the right of `ax`, on its figure, with what it means.
 
     Args:
         ax: The axes, the rightmost.
         mappable: What is colored.
         label: What the values are.
+        is_cut_off: Some values are larger than the darkest color's: the bar ends in a tip.
     """
     figure = figure_of(ax)
     box = ax.get_window_extent()
     inch = figure.dpi / box.width
     bar = ax.inset_axes((1 + _BAR_GAP * inch, 0, _BAR * inch, 1))
-    drawn = figure.colorbar(mappable, cax=bar)
+    drawn = figure.colorbar(mappable, cax=bar, extend="max" if is_cut_off else "neither")
     drawn.outline.set_visible(False)
     bar.tick_params(length=0, labelsize=8)
     bar.set_ylabel(label, fontsize=9, color=faint_ink(0.7))

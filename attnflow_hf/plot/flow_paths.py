@@ -169,10 +169,16 @@ def _mark_cut(ax: Axes, cut: FlowEdges, stacked: Sequence[Stacked], row_of: dict
         places = [(each.middle(at), each.thickness / 2) for each in crossing]
         top = min(row - half for (_, row), half in places)
         bottom = max(row + half for (_, row), half in places)
-        bars.append([(layer + at, top - 0.06), (layer + at, bottom + 0.06)])
+        bars.append([(layer + at, top - 0.1), (layer + at, bottom + 0.1)])
     marks = LineCollection(bars, linewidths=2.0, colors=MARK, zorder=4, capstyle="butt")
+    marks.set_path_effects(_halo(ax, 4.0))
     ax.add_collection(marks)
     return marks
+
+
+def _halo(ax: Axes, width: float) -> list[AbstractPathEffect]:
+    """Return what sets a mark or a number apart from the ribbons below it."""
+    return [withStroke(linewidth=width, foreground=ax.get_facecolor())]
 
 
 def _side(cut: FlowEdges, layer: int, query: int, key: int) -> float:
@@ -188,11 +194,10 @@ def _write_amounts(
     """Write the amounts of the strongest paths, each on one of its ribbons where neither number nor bar stands."""
     written: dict[int, Annotation] = {}
     taken = [Bbox(ax.transData.transform(bar)).padded(3) for bar in marks.get_segments()]
-    halo: list[AbstractPathEffect] = [withStroke(linewidth=2.2, foreground=ax.get_facecolor())]
     least = 0.01 * sum(path.amount for path in paths)
     for group, path in enumerate(path for path in paths[:_MAX_AMOUNTS] if path.amount >= least):
         text = ax.annotate(f"{path.amount:.2g}", (0, 0), ha="center", va="center", fontsize=_NUMBER, zorder=5)
-        text.set_path_effects(halo)
+        text.set_path_effects(_halo(ax, 3.0))
         for each in sorted((each for each in stacked if each.ribbon.group == group), key=lambda one: -one.ribbon.layer):
             for share in (0.5, 0.62, 0.38, 0.75, 0.25, 0.86, 0.14):
                 text.xy = each.middle(share)

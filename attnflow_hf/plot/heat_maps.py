@@ -39,6 +39,7 @@ def plot_layers(
     *,
     words: bool = False,
     scale: str = "shared",
+    largest: float | None = None,
     title: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> Axes | npt.NDArray[Any]:
@@ -54,6 +55,8 @@ def plot_layers(
         words: Sum the tokens of each word.
         scale: `"shared"`: one color means the same score in all panels; `"own"`: each has a scale, from 0 to its
             largest score, and a color bar.
+        largest: The score of the darkest color; above it all are as dark. For scores of which few hide the rest, as
+            those of a first token; `special_tokens="drop"` and `first_token="drop"` leave such tokens out.
         title: Instead of what is explained and predicted; empty for none.
         ax: Where to draw, for several as many axes; by default on a pyplot figure of its own, of a fitting size.
 
@@ -62,8 +65,8 @@ def plot_layers(
 
     Raises:
         ArrayError: The scores have other axes, or do not fit the tokens.
-        OptionError: The attribution is of one layer or of all positions, plain scores have no tokens, or an unknown
-            `scale`.
+        OptionError: The attribution is of one layer or of all positions, plain scores have no tokens, an unknown
+            `scale`, or a `largest` that is not above 0.
     """
     check_choice("scale", scale, SCALES)
     several = dict(scores) if isinstance(scores, Mapping) else {"": scores}
@@ -72,14 +75,15 @@ def plot_layers(
     subjects = [read_subject(each, tokens, ("layer", "token"), words=words, title=title) for each in several.values()]
     labels = [Labels.of(each.names, each.special) for each in subjects]
     axes = _layer_axes(subjects, labels, scale) if ax is None else _given_axes(ax, len(subjects))
-    largest = max(float(each.scores.max()) for each in subjects)
+    all_scores = [each.scores for each in subjects]
     for number, (place, subject) in enumerate(zip(axes, subjects, strict=True)):
         has_rows, has_bar = number == 0 or scale == "own", number == len(axes) - 1 or scale == "own"
-        mesh = _tiles(place, subject.scores, float(subject.scores.max()) if scale == "own" else largest)
+        mesh = _tiles(place, subject.scores, _largest(largest, [subject.scores] if scale == "own" else all_scores))
         _name_columns(place, labels[number])
         _name_layers(place, len(subject.scores), has_names=has_rows)
         if has_bar:
-            add_color_bar(place, mesh, subject.meaning if scale == "own" else _common_meaning(subjects))
+            meaning = subject.meaning if scale == "own" else _common_meaning(subjects)
+            add_color_bar(place, mesh, meaning, is_cut_off=largest is not None)
     if isinstance(scores, Mapping):
         _write_heads(axes, subjects, list(several))
     else:
@@ -93,6 +97,7 @@ def plot_matrix(
     scores: Scores,
     tokens: Sequence[str] | None = None,
     *,
+    largest: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -101,12 +106,14 @@ def plot_matrix(
     Args:
         scores: An `Attribution` with `output_position="all"` of one layer, or nonnegative scores `[position, token]`.
         tokens: The tokens of plain scores.
+        largest: The score of the darkest color, as in `plot_layers`.
         title: Instead of method, layer and prediction; empty for none.
         ax: Where to draw; by default on a pyplot figure of its own, of a fitting size.
 
     Raises:
         ArrayError: The scores have other axes, or do not fit the tokens.
-        OptionError: The attribution is of one position or of all layers, or plain scores have no tokens.
+        OptionError: The attribution is of one position or of all layers, plain scores have no tokens, or `largest` is
+            not above 0.
     """
     subject = read_subject(scores, tokens, ("position", "token"), title=title)
     n_rows, n_columns = subject.scores.shape
@@ -116,12 +123,12 @@ def plot_matrix(
     if ax is None:
         cell = cell_height(max(n_rows, n_columns), longest=_LARGEST_SQUARE, most=_SQUARE)
         ax = new_axes([n_columns * cell / POINTS], n_rows * cell / POINTS)[0]
-    mesh = _tiles(ax, subject.scores, float(subject.scores.max()))
+    mesh = _tiles(ax, subject.scores, _largest(largest, [subject.scores]))
     ax.invert_yaxis()
     _name_columns(ax, columns, "input token")
     at = (np.arange(n_rows) + 0.5).tolist()
     name_axis(ax, "y", rows, at, fit_rows(size_of(ax)[1] / n_rows), "output position")
-    add_color_bar(ax, mesh, subject.meaning)
+    add_color_bar(ax, mesh, subject.meaning, is_cut_off=largest is not None)
     write_titles(ax, subject.title, subject.subtitle)
     if is_own:
         settle(figure_of(ax))
@@ -149,11 +156,20 @@ def _tiles(ax: Axes, values: FloatArray, largest: float) -> QuadMesh:
     n_rows, n_columns = values.shape
     width, height = size_of(ax)
     small = min(width / n_columns, height / n_rows) < _LEAST_TILE
-    mesh = ax.pcolormesh(values, cmap=COLORS, vmin=0, vmax=largest or 1.0, rasterized=small)
+    mesh = ax.pcolormesh(values, cmap=COLORS, vmin=0, vmax=largest, rasterized=small)
     if not small:
         mesh.set(edgecolor=ax.get_facecolor(), linewidth=0.75, antialiased=True)
     quieten(ax)
     return mesh
+
+
+def _largest(asked: float | None, scores: Sequence[FloatArray]) -> float:
+    """Return the score of the darkest color."""
+    if asked is None:
+        return max(float(each.max()) for each in scores) or 1.0
+    if isinstance(asked, bool) or not isinstance(asked, (int, float)) or not 0 < asked < np.inf:
+        raise OptionError(f"largest must be a score above 0, got {asked!r}")
+    return float(asked)
 
 
 def _name_columns(ax: Axes, labels: Labels, title: str = "") -> None:

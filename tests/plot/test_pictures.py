@@ -133,6 +133,16 @@ def test_output_positions_are_rows_with_the_first_on_top(attributor):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("input token", "output position")
 
 
+def test_scores_above_the_largest_are_as_dark_and_the_bar_says_so():
+    ax = plot_matrix([[0.2, 0.4], [0.8, 0.1]], ["a", "b"], largest=0.4)
+    ax.figure.canvas.draw()
+    mesh = only(ax, QuadMesh)
+    assert_allclose(mesh.get_facecolors().reshape(2, 2, 4)[[0, 1], [1, 0]], [COLORS(1.0)] * 2)
+    assert mesh.colorbar.extend == "max"
+    with pytest.raises(OptionError, match="largest must be a score above 0, got 0"):
+        plot_matrix([[1.0]], ["a"], largest=0)
+
+
 def test_a_matrix_may_have_other_rows_than_columns():
     ax = plot_matrix(RNG.random((3, 5)), list("abcde"))
     assert (tick_labels(ax.yaxis), tick_labels(ax.xaxis)) == (list("012"), list("abcde"))
