@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axis import Axis
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 
 def written(figure):
@@ -23,25 +24,18 @@ def _unused(axis):
     }
 
 
-def overlaps(figure, slack=0.5):
-    """Return the pairs of texts that overlap by more than `slack` pixels."""
-    names, boxes = zip(*written(figure), strict=True)
-    edges = np.array([box.extents for box in boxes])
+def misplaced(figure, slack=1.0):
+    """Return the pairs of texts that overlap, and the texts and axes that reach over the edge, by `slack` pixels."""
+    texts = written(figure)
+    edges = np.array([box.extents for _, box in texts])
     low, high = edges[:, :2], edges[:, 2:]
     common = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     both = np.argwhere(np.triu((common > slack).all(axis=-1), k=1))
-    return [(names[i], names[j]) for i, j in both]
-
-
-def outside(figure, slack=1.0):
-    """Return the texts, and the axes, that reach over the edge of the figure."""
     width, height = figure.canvas.get_width_height()
-    boxes = [*written(figure), *((repr(ax), ax.get_window_extent()) for ax in figure.axes)]
-    return [
-        name
-        for name, box in boxes
-        if box.x0 < -slack or box.y0 < -slack or box.x1 > width + slack or box.y1 > height + slack
-    ]
+    inside = Bbox.from_extents(-slack, -slack, width + slack, height + slack)
+    boxes = [*texts, *((repr(ax), ax.get_window_extent()) for ax in figure.axes)]
+    outside = [name for name, box in boxes if not np.allclose(Bbox.union([box, inside]).extents, inside.extents)]
+    return [(texts[i][0], texts[j][0]) for i, j in both] + outside
 
 
 def luminance(colors):

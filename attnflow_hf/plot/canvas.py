@@ -20,6 +20,7 @@ from attnflow_hf.terminal import printable
 POINTS = 72.0
 """Points in an inch."""
 _MARGIN = 0.12  # inches around all
+_RESOLUTIONS = (70.0, 100.0)  # dots an inch at which hinted text is widest
 _SMALL = 9.0  # points, the font of what stands below a title
 _BAR, _BAR_GAP = 0.12, 0.15  # inches: a color bar's width, and its distance
 
@@ -135,7 +136,12 @@ def settle(figure: Figure) -> None:
     Args:
         figure: One of `new_axes`.
     """
-    box = figure.get_tightbbox().padded(_MARGIN)
+    own = figure.dpi
+    try:
+        boxes = [_needed(figure, dpi) for dpi in sorted({own, *_RESOLUTIONS})]
+    finally:
+        figure.set_dpi(own)
+    box = Bbox.union(boxes).padded(_MARGIN)
     width, height = figure.get_size_inches()
     places = [(ax, ax.get_position(original=True)) for ax in figure.axes]
     figure.set_size_inches(box.width, box.height)
@@ -143,3 +149,9 @@ def settle(figure: Figure) -> None:
         left, bottom = place.x0 * width - box.x0, place.y0 * height - box.y0
         size = place.width * width / box.width, place.height * height / box.height
         ax.set_position(Bbox.from_bounds(left / box.width, bottom / box.height, *size))
+
+
+def _needed(figure: Figure, dpi: float) -> Bbox:
+    """Return the box of all that is on a figure, in inches, as it is drawn at a resolution."""
+    figure.set_dpi(dpi)
+    return figure.get_tightbbox()

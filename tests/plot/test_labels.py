@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from plot_measures import outside, overlaps, written
+from plot_measures import misplaced, written
 
 from attnflow_hf import LayerGraph, flow
 from attnflow_hf.plot import (
@@ -48,8 +48,7 @@ def test_labels_neither_overlap_nor_leave_the_figure(name, n):
     draw, axes, _ = DRAWN[name]
     values = RNG.random((*(n if size == "n" else size for size in axes), n))
     figure = draw(values, tokens_of(n)).figure
-    assert overlaps(figure) == []
-    assert outside(figure) == []
+    assert misplaced(figure) == []
     assert max(figure.get_size_inches()) < 19
 
 
@@ -61,8 +60,14 @@ def test_labels_of_flows_do_not_overlap_either(n):
         plot_flow(result, 0, n - 1, tokens=tokens_of(n)).figure,
         plot_rollout(graph, n - 1, tokens=tokens_of(n)).figure,
     ):
-        assert overlaps(figure) == []
-        assert outside(figure) == []
+        assert misplaced(figure) == []
+
+
+@pytest.mark.parametrize("dpi", [60, 70, 72, 80, 90, 110, 150, 300])
+def test_nothing_is_cut_off_at_any_resolution(attributor, dpi):
+    figure = plot_tokens(attributor("the key to the cabinets", method="rollout")).figure
+    figure.set_dpi(dpi)
+    assert misplaced(figure) == []
 
 
 @pytest.mark.parametrize("n", [5, 40, 200])
@@ -72,8 +77,7 @@ def test_labels_fit_the_axes_that_are_given(n):
     above, below = figure.subplots(2)
     plot_tokens(RNG.random(n), tokens_of(n), ax=above)
     plot_layers(RNG.random((6, n)), tokens_of(n), ax=below)
-    assert overlaps(figure) == []
-    assert outside(figure) == []
+    assert misplaced(figure) == []
 
 
 @pytest.mark.parametrize(("n", "step"), [(40, 1), (200, 2), (512, 5)])
@@ -122,5 +126,5 @@ def test_formulas_by_latex_leave_tokens_alone():
 
 def test_color_bars_stay_in_the_figure():
     figure = plot_patches(RNG.random((4, 4))).figure
-    assert outside(figure) == []
+    assert misplaced(figure) == []
     assert [text for text, _ in written(figure) if not re.fullmatch(r"[\d.]+", text)] == ["score"]
