@@ -15,7 +15,7 @@ from attnflow_hf.attribution import Attribution
 from attnflow_hf.errors import OptionError
 from attnflow_hf.flow_result import FlowResult
 from attnflow_hf.layer_graph import LayerGraph
-from attnflow_hf.plot.canvas import figure_of, settle, write_titles
+from attnflow_hf.plot.canvas import figure_of
 from attnflow_hf.plot.flow_paths import draw_flow
 from attnflow_hf.plot.rollout_ribbons import draw_rollout
 
@@ -58,12 +58,12 @@ def animate_rollout(
     """Return an animation of attention rollout: the picture of `plot_rollout`, layer by layer, the scores at the end.
 
     Args:
-        graph: As `plot_rollout`.
-        output_position: Where the unit starts, on the last layer.
-        tokens: What each token is called; by default its index, or the attribution's own.
-        residual_weight: As `plot_rollout`.
-        title: Instead of what is shown; empty for none.
-        ax: Where to draw; by default on a pyplot figure of its own, of a fitting size.
+        graph: As `plot_rollout`; so are the next five.
+        output_position: Where the unit starts.
+        tokens: What each token is called.
+        residual_weight: The share of the residual connection.
+        title: Instead of what is shown.
+        ax: Where to draw.
         interval: Milliseconds for each frame.
 
     Returns:
@@ -92,13 +92,13 @@ def animate_flow(
     """Return an animation of one maximum flow: the picture of `plot_flow`, path by path, the minimum cut at the end.
 
     Args:
-        result: Of `flow(graph, certificate=True, paths=True)`.
-        output_position: The explained position, one of those asked for.
+        result: As `plot_flow`; so are the next six.
+        output_position: The explained position.
         token: The input token.
-        tokens: What each token is called; by default its index.
-        layer: The explained layer, one of those asked for.
-        title: Instead of the flow's value and its cut; empty for none.
-        ax: Where to draw; by default on a pyplot figure of its own, of a fitting size.
+        tokens: What each token is called.
+        layer: The explained layer.
+        title: Instead of the flow's value and its cut.
+        ax: Where to draw.
         interval: Milliseconds for each frame.
 
     Returns:
@@ -109,11 +109,7 @@ def animate_flow(
         OptionError: The call did not ask for a certificate and paths.
         PositionError: The position or the layer was not asked for.
     """
-    is_own = ax is None
-    drawn = draw_flow(result, output_position, token, tokens=tokens, layer=layer, ax=ax)
-    write_titles(drawn.ax, *(drawn.heading if title is None else (title, "")))
-    if is_own:
-        settle(figure_of(drawn.ax))
+    drawn = draw_flow(result, output_position, token, tokens=tokens, layer=layer, title=title, ax=ax)
     steps: list[list[Artist]] = [[band] for band in drawn.bands]
     for number, amount in drawn.amounts.items():
         steps[number].append(amount)

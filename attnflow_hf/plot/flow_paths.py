@@ -38,7 +38,6 @@ class DrawnFlow:
         bands: Of each path, its ribbons.
         amounts: The texts that say how much a path carries, by the path's index; those for which there was room.
         cut: What marks the minimum cut.
-        heading: What is said of the flow.
     """
 
     ax: Axes
@@ -46,7 +45,6 @@ class DrawnFlow:
     bands: tuple[PolyCollection, ...]
     amounts: dict[int, Annotation]
     cut: LineCollection
-    heading: tuple[str, str]
 
 
 def plot_flow(
@@ -80,18 +78,20 @@ def plot_flow(
         OptionError: The call did not ask for a certificate and paths.
         PositionError: The position or the layer was not asked for.
     """
-    is_own = ax is None
-    drawn = draw_flow(result, output_position, token, tokens=tokens, layer=layer, ax=ax)
-    write_titles(drawn.ax, *(drawn.heading if title is None else (title, "")))
-    if is_own:
-        settle(figure_of(drawn.ax))
-    return drawn.ax
+    return draw_flow(result, output_position, token, tokens=tokens, layer=layer, title=title, ax=ax).ax
 
 
 def draw_flow(
-    result: FlowResult, output_position: int, token: int, *, tokens: Sequence[str] | None, layer: int, ax: Axes | None
+    result: FlowResult,
+    output_position: int,
+    token: int,
+    *,
+    tokens: Sequence[str] | None,
+    layer: int,
+    title: str | None,
+    ax: Axes | None,
 ) -> DrawnFlow:
-    """Draw what `plot_flow` shows but for the titles, and return its parts; the figure is left to be settled."""
+    """Draw what `plot_flow` shows, and return its parts."""
     n = result.graph.n_tokens
     if tokens is not None and (isinstance(tokens, str) or len(tokens) != n):
         raise OptionError(f"the graph has {n} tokens, but tokens={tokens!r:.60}")
@@ -105,6 +105,7 @@ def draw_flow(
     rows = _rows(n, ends, shown)
     names = [str(i) for i in range(n)] if tokens is None else list(tokens)
     labels = Labels.of([names[i] for i in rows])
+    is_own = ax is None
     if ax is None:
         ax = new_level_axes(len(rows), n_layers, row_height=_ROW_HEIGHT)
     lay_out_levels(ax, labels, n_layers)
@@ -116,8 +117,11 @@ def draw_flow(
     name_ends(ax, labels, row_of[ends[0]], row_of[ends[1]], n_layers)
     marks = _mark_cut(ax, cut, stacked, row_of)
     amounts = _write_amounts(ax, shown, stacked, marks)
-    heading = _heading(value, [names[i] for i in ends]), _note(paths, shown, cut, len(rows), n)
-    return DrawnFlow(ax, tuple(shown), bands, amounts, marks, heading)
+    said = _heading(value, [names[i] for i in ends]), _note(paths, shown, cut, len(rows), n)
+    write_titles(ax, *(said if title is None else (title, "")))
+    if is_own:
+        settle(figure_of(ax))
+    return DrawnFlow(ax, tuple(shown), bands, amounts, marks)
 
 
 def _rows(n: int, ends: tuple[int, int], paths: Sequence[FlowPath]) -> list[int]:
