@@ -22,8 +22,9 @@ try:
 except ImportError:  # a system without POSIX locks
     fcntl = None  # type: ignore[assignment]
 
-Float32Array = npt.NDArray[np.float32]
-LAYER_GRAPH = "layer_graph"
+NumberArray = npt.NDArray[Any]
+LAYER_GRAPH, OFFSETS = "layer_graph", "offsets"
+_ARRAYS = (LAYER_GRAPH, OFFSETS)  # of some axes: lists of lists would be many objects for Python to keep track of
 Row = dict[str, Any]
 """What a run adds to a row of its data set, by column; what is missing is null."""
 _LEFTOVERS = ".*.tmp"
@@ -40,7 +41,7 @@ def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool) ->
     scores = pa.list_(pa.float32())
     types = {
         "tokens": pa.list_(pa.string()),
-        "offsets": pa.list_(pa.list_(pa.int32())),
+        OFFSETS: pa.list_(pa.list_(pa.int32())),
         "special_tokens_mask": pa.list_(pa.bool_()),
         **{f"scores_{method}": scores for method in methods},
         **({"words": pa.list_(pa.string())} if words else {}),
@@ -61,7 +62,7 @@ def result_row(by_method: Mapping[str, Attribution], *, words: bool) -> dict[str
     says = first.prediction
     row = {
         "tokens": list(first.tokens),
-        "offsets": None if first.offsets is None else first.offsets.tolist(),
+        OFFSETS: first.offsets,
         "special_tokens_mask": first.special_tokens_mask.tolist(),
         "prediction_label": None if says is None else says.label,
         "prediction_probability": None if says is None else says.probability,
@@ -90,12 +91,12 @@ def join(inputs: pa.Table, results: Sequence[Row], schema: pa.Schema, added: Seq
     Raises:
         pyarrow.ArrowInvalid: A column of the data set does not have the type that the schema says.
     """
-    plain = pa.schema([schema.field(name) for name in added if name != LAYER_GRAPH])
+    plain = pa.schema([schema.field(name) for name in added if name not in _ARRAYS])
     own = pa.Table.from_pylist(list(results), schema=plain)
     columns = []
     for field in schema:
-        if field.name == LAYER_GRAPH and LAYER_GRAPH in added:
-            columns.append(_nested([row.get(LAYER_GRAPH) for row in results]))
+        if field.name in _ARRAYS and field.name in added:
+            columns.append(_nested([row.get(field.name) for row in results], field.type))
         elif field.name in own.column_names:
             columns.append(own[field.name])
         elif field.name in inputs.column_names:
@@ -105,24 +106,30 @@ def join(inputs: pa.Table, results: Sequence[Row], schema: pa.Schema, added: Seq
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _nested(graphs: Sequence[Float32Array | None]) -> pa.ListArray:
-    """Return arrays `[layer, query, key]` as one column of nested lists."""
-    known = [graph for graph in graphs if graph is not None]
-    n_values = sum(graph.size for graph in known)
+def _nested(arrays: Sequence[NumberArray | None], kind: pa.ListType) -> pa.ListArray:
+    """Return arrays with as many axes as `kind` has lists in lists as one column of that type."""
+    known = [array for array in arrays if array is not None]
+    n_values = sum(array.size for array in known)
     if n_values > _MOST_VALUES:
         raise OptionError(
             f"the layer graphs of a shard have {n_values:,} numbers, more than a column of Parquet can hold; choose a "
             f"shard_size of at most {max(1, len(known) * _MOST_VALUES // n_values)}"
         )
-    flat = np.concatenate([np.zeros(0, dtype=np.float32), *(graph.reshape(-1) for graph in known)])
-    keys = np.concatenate([np.zeros(0, dtype=np.int64), *(np.full(len(g) * g.shape[1], g.shape[2]) for g in known)])
-    queries = np.concatenate([np.zeros(0, dtype=np.int64), *(np.full(len(g), g.shape[1]) for g in known)])
-    layers = np.array([0 if graph is None else len(graph) for graph in graphs], dtype=np.int64)
-    column = pa.array(flat)
-    for lengths in (keys, queries):
-        column = pa.ListArray.from_arrays(_offsets(lengths), column)
-    missing = pa.array([graph is None for graph in graphs], pa.bool_())
-    return pa.ListArray.from_arrays(_offsets(layers), column, mask=missing)
+    number, n_axes = kind, 0
+    while pa.types.is_list(number):
+        number, n_axes = number.value_type, n_axes + 1
+    column = pa.array(_joined([array.reshape(-1) for array in known], number.to_pandas_dtype()), number)
+    for axis in range(n_axes - 1, 0, -1):
+        lengths = [np.full(int(np.prod(array.shape[:axis])), array.shape[axis]) for array in known]
+        column = pa.ListArray.from_arrays(_offsets(_joined(lengths, np.int64)), column)
+    outer = np.array([0 if array is None else len(array) for array in arrays], dtype=np.int64)
+    missing = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.ListArray.from_arrays(_offsets(outer), column, mask=missing)
+
+
+def _joined(parts: Sequence[NumberArray], dtype: npt.DTypeLike) -> NumberArray:
+    """Return the numbers of all parts, none where there is no part."""
+    return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype, casting="same_kind")
 
 
 def _offsets(lengths: IntArray) -> pa.Array:
