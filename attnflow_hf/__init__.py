@@ -18,6 +18,7 @@ _HOMES = {
     "FlowResult": "attnflow_hf.flow_result",
     "LayerGraph": "attnflow_hf.layer_graph",
     "Options": "attnflow_hf.options",
+    "Page": "attnflow_hf.page",
     "attach": "attnflow_hf.pipeline",
     "flow": "attnflow_hf.backends",
     "flow_shapley": "attnflow_hf.shapley",
@@ -32,6 +33,7 @@ __all__ = [
     "FlowResult",
     "LayerGraph",
     "Options",
+    "Page",
     "attach",
     "flow",
     "flow_shapley",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from attnflow_hf.flow_result import FlowResult
     from attnflow_hf.layer_graph import LayerGraph
     from attnflow_hf.options import Options
+    from attnflow_hf.page import Page
     from attnflow_hf.pipeline import attach
     from attnflow_hf.runs import run_dataset
     from attnflow_hf.shapley import flow_shapley

@@ -67,7 +67,7 @@ def attribute_each(
         AttnFlowError: One of its children says what came, what is needed and what to do.
     """
     folds = options.keep == "rollout"
-    backends = _backend_of_each(methods, "auto" if folds else options.backend)
+    backends = backends_of(methods, "auto" if folds else options.backend)
     if folds and list(backends) != ["rollout"]:
         raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
     work_of_texts = _work_of_layer([len(sample) for sample in inputs.samples], options)
@@ -167,7 +167,7 @@ def _read(wrapped: Wrapped, inputs: Given, options: Options) -> Iterator[tuple[i
     )
 
 
-def _backend_of_each(methods: Sequence[str], backend: str) -> dict[str, str]:
+def backends_of(methods: Sequence[str], backend: str) -> dict[str, str]:
     """Return the backend asked for of each method: the named one where the method has it, else `"auto"`.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from attnflow_hf.errors import (
     check_choice,
     check_finite,
 )
+from attnflow_hf.page_sheet import Sheet, page_values, render_static
 from attnflow_hf.prediction import Prediction
 from attnflow_hf.saturation import Saturation
 from attnflow_hf.storage import read_token_field, to_plain, write_text
@@ -211,8 +213,12 @@ class Attribution:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain Python values, ready for JSON; `from_dict` gives the same object back."""
-        alignment = {field.name: to_plain(getattr(self.alignment, field.name)) for field in fields(Tokens)}
-        own = {field.name: to_plain(getattr(self, field.name)) for field in fields(self) if field.name != "alignment"}
+        return self.to_values(to_plain)
+
+    def to_values(self, convert: Callable[[Any], Any]) -> dict[str, Any]:
+        """Return what `to_dict` does, each field as `convert` makes it."""
+        alignment = {field.name: convert(getattr(self.alignment, field.name)) for field in fields(Tokens)}
+        own = {field.name: convert(getattr(self, field.name)) for field in fields(self) if field.name != "alignment"}
         return {"format": _FORMAT, "version": _VERSION, **own, **alignment}
 
     @classmethod
@@ -312,21 +318,18 @@ class Attribution:
     def _parts(self) -> tuple[str, ...]:
         return self.alignment.parts or ("",) * len(self.alignment)
 
-    def to_html_part(self, *, words: bool = False) -> str:
-        """Return a line of colored tokens or words, an HTML fragment for `html.render_page`.
+    def to_html(self) -> str:
+        """Return a page of this attribution: one HTML file that needs no network.
 
-        Raises:
-            OptionError: The scores have more than one row.
+        `Page` shows several of one text, methods, layers and output positions, and its layer graph; it also reads the
+        page back.
         """
-        labels, scores = self.rows(words=words)
-        special = [word.is_special for word in self.to_words().parts] if words else list(self.special_tokens_mask)
-        text = html.render_tokens(labels, scores, heading=self.summary(), special_tokens_mask=special)
-        return text + "".join(html.render_note(note) for note in self.notes)
+        sheets = [Sheet((self,))]
+        return html.render_page(page_values(sheets), render_static(sheets), title=self.summary())
 
     def _repr_html_(self) -> str:
-        if self.scores.ndim > 1:
-            return html.render_fragment([html.render_heading(repr(self))])
-        return html.render_fragment([self.to_html_part()])
+        sheets = [Sheet((self,))]
+        return html.render_output(page_values(sheets), render_static(sheets))
 
     def __repr__(self) -> str:
         """Return a line with the tokens and their scores, or the shape of the scores."""

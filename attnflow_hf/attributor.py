@@ -18,11 +18,13 @@ from attnflow_hf.backends import PAPER_METHODS
 from attnflow_hf.capture import report_on
 from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import OptionError, SaturationWarning
+from attnflow_hf.explained_page import explained_page
 from attnflow_hf.generation import generate
 from attnflow_hf.given import given, is_single
 from attnflow_hf.inputs import Text
 from attnflow_hf.loading import load_model
 from attnflow_hf.options import Options, OutputPosition, check_generation_options
+from attnflow_hf.page import Page
 from attnflow_hf.scoring import Wrapped
 from attnflow_hf.signals import SIGNALS
 
@@ -276,13 +278,40 @@ class Attributor:
         Raises:
             AttnFlowError: As `__call__`; `OptionError` if `inputs` holds more than one text.
         """
-        if isinstance(methods, str) or isinstance(inputs, list):
-            raise OptionError("compare takes one text and a list of methods; call it for each text")
+        _check_one_text("compare", inputs, methods)
         asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
         results = attribute_all(self.wrapped, asked, methods, options or Options())
         if len(results) > 1:
             raise OptionError(f"compare takes one text, got an encoding of {len(results)}; call it for each")
         return results[0]
+
+    def page(
+        self,
+        inputs: Text | Mapping[str, Any],
+        *,
+        options: Options | None = None,
+        methods: Sequence[str] = PAPER_METHODS,
+        truncation: bool = False,
+        text_target: str | None = None,
+    ) -> Page:
+        """Return a page of one text to read in a browser or a notebook, from one forward pass.
+
+        It holds all layers, up to 100,000 edges of the layer graph (90 tokens in 12 layers) all output positions, and
+        the graph or flows in it (see `Page`). `flow_shapley` is made for one layer and position alone.
+
+        Args:
+            inputs: As in `compare`; so are `text_target` and `truncation`.
+            options: The options of `__call__`; layer and output position are those that are shown first.
+            methods: Which methods, in the order wanted.
+            truncation: Whether a text may be cut.
+            text_target: What a decoder reads.
+
+        Raises:
+            AttnFlowError: As `__call__`; `OptionError` if `inputs` holds more than one text.
+        """
+        _check_one_text("page", inputs, methods)
+        asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
+        return explained_page(self.wrapped, asked, methods, options or Options())
 
     def capture_report(self, *, with_decoder: bool = False) -> CaptureReport:
         """Return how the model's attentions are captured: by which step and why, its layers, heads, what was verified.
@@ -328,3 +357,9 @@ class Attributor:
     def wrapped(self) -> Wrapped:
         """The model and its tokenizer, as those see them who attribute without an attributor's defaults."""
         return Wrapped(self.model, self.tokenizer, self.model_name, int(self.batch_size))
+
+
+def _check_one_text(name: str, inputs: object, methods: object) -> None:
+    """Raise `OptionError` unless a method of the attributor was given one text and several methods."""
+    if isinstance(methods, str) or isinstance(inputs, list):
+        raise OptionError(f"{name} takes one text and a list of methods; call it for each text")

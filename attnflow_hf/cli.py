@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -98,11 +99,31 @@ def explain(
     attributor = load_attributor(model)
     content = sys.stdin.read().strip() if text == "-" else text
     methods = PAPER_METHODS if method == "all" else (method,)
+    if format == "html":
+        page = attributor.page(
+            content, methods=methods, options=options, text_target=text_target, truncation=truncation
+        )
+        _write(replace(page, shows_words=words).to_html(), output, "xmlcharrefreplace")
+        return
     found = attributor.compare(
         content, methods=methods, options=options, text_target=text_target, truncation=truncation
     )
-    content = _RENDERERS[format](list(found.values()), words, output is None)
-    _write(content, output, "xmlcharrefreplace" if format == "html" else "replace")
+    _write(_RENDERERS[format](list(found.values()), words, output is None), output, "replace")
+
+
+@app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A folder that attnflow run wrote.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows at most, from the first.")] = 200,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
+) -> None:
+    """Print a page of a dataset run: its texts to search and leaf through, colored by each method.
+
+    Example: attnflow view flows --output flows.html
+    """
+    from attnflow_hf.run_page import page_of_run
+
+    _write(page_of_run(folder, n_rows=rows).to_html(), output, "xmlcharrefreplace")
 
 
 @app.command()
@@ -236,15 +257,9 @@ def _render_json(attributions: list[Attribution], words: bool, to_screen: bool) 
     return json.dumps(values if len(values) > 1 else values[0], ensure_ascii=to_screen, allow_nan=False) + "\n"
 
 
-def _render_html(attributions: list[Attribution], words: bool, to_screen: bool) -> str:
-    from attnflow_hf.html import render_page
-
-    return render_page([found.to_html_part(words=words) for found in attributions], title=_title(attributions[0]))
-
-
 def _title(attribution: Attribution) -> str:
     model = f"model {attribution.model_name}, layer {attribution.layer}, output position {attribution.position_name}"
     return f"{model}\n{attribution.prediction.describe()}" if attribution.prediction else model
 
 
-_RENDERERS = {"table": _render_table, "json": _render_json, "html": _render_html}
+_RENDERERS = {"table": _render_table, "json": _render_json}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from attnflow_hf.errors import FloatArray
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73")  # told apart by color-blind readers, and in gray
 _MAX_WIDTH, _MAX_LABEL, _MIN_LABEL, _MAX_BAR, _MIN_BAR, _GAP = 100, 24, 10, 24, 4, 2
+_LEFT_TO_RIGHT = "\u200e"  # an invisible letter: what comes behind text from right to left stays where it is
 _HARMLESS = "\n\u200c\u200d"  # the joiners that spell Persian, Indic scripts and emoji
 
 
@@ -25,7 +27,8 @@ def render_table(
     """Return a table with one row a label, and a bar and a number for each column.
 
     The bars of a column share one scale, from 0 to its largest score. Colors are used on terminals alone and
-    never with `NO_COLOR` set; the table fits the terminal's width, a narrow one by leaving the bars out.
+    never with `NO_COLOR` set; the table fits the terminal's width, a narrow one by leaving the bars out. The lines
+    around it are wrapped on terminals, and left whole in files and pipes.
 
     Args:
         labels: The words or tokens, in reading order.
@@ -44,7 +47,7 @@ def render_table(
     )
     for part in (Text(printable(title)), _table(labels, columns), Text(printable(notes), style="dim")):
         if part:
-            console.print(part, soft_wrap=isinstance(part, Text))
+            console.print(part, soft_wrap=isinstance(part, Text) and not terminal.is_terminal)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -77,8 +80,14 @@ def _table(labels: Sequence[str], columns: Mapping[str, FloatArray]) -> Table:
         if bar_width:
             grid.add_column("", width=bar_width)
     for row, token in enumerate(tokens):
-        grid.add_row(token, *_cells(columns, row, bar_width))
+        mark = _LEFT_TO_RIGHT if any(map(_turns, token.plain)) else ""
+        grid.add_row(Text(mark) + token, *_cells(columns, row, bar_width, mark))
     return grid
+
+
+def _turns(character: str) -> bool:
+    """Return whether terminals that know scripts from right to left turn what stands around a character."""
+    return unicodedata.bidirectional(character) in ("R", "AL", "AN")
 
 
 def _bar_width(tokens: Sequence[Text], names: Sequence[Text]) -> int:
@@ -93,11 +102,11 @@ def _bar_width(tokens: Sequence[Text], names: Sequence[Text]) -> int:
     return 0
 
 
-def _cells(columns: Mapping[str, FloatArray], row: int, bar_width: int) -> list[Text | Bar]:
+def _cells(columns: Mapping[str, FloatArray], row: int, bar_width: int, mark: str) -> list[Text | Bar]:
     cells: list[Text | Bar] = []
     for number, scores in enumerate(columns.values()):
         largest = float(np.max(scores, initial=0.0)) or 1.0
-        cells.append(Text(f"{scores[row]:.4f}"))
+        cells.append(Text(f"{mark}{scores[row]:.4f}"))
         if bar_width:
             cells.append(Bar(1.0, 0, float(scores[row]) / largest, color=_COLORS[number % len(_COLORS)]))
     return cells

@@ -21,6 +21,7 @@ from attnflow_hf.attribution import Attribution
 from attnflow_hf.errors import ArrayError, FileFormatError, OptionError, TokenizerError
 from attnflow_hf.inputs import samples_from_texts
 from attnflow_hf.options import NORMALIZATIONS
+from attnflow_hf.page import Page
 from attnflow_hf.prediction import Prediction
 from attnflow_hf.readout import normalize_scores
 from attnflow_hf.storage import write_text
@@ -393,13 +394,12 @@ def test_normalize_names_its_choices() -> None:
 @pytest.mark.parametrize("kind", ["matrix", "layers", "layers of matrices"])
 def test_tables_show_one_row(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     attribution = make(**KINDS[kind])
-    for show in (attribution.show, attribution.rows, attribution.to_html_part):
+    for show in (attribution.show, attribution.rows):
         with pytest.raises(OptionError, match="a table shows one output position and one layer"):
             show()
     assert capsys.readouterr().out == ""
     shape = str(list(attribution.scores.shape)).replace(" ", "")
     assert f"scores{shape}" in repr(attribution).replace(" ", "")
-    assert str(attribution.scores.shape[0]) in attribution._repr_html_()
 
 
 def test_show_prints_every_token_and_note(capsys: pytest.CaptureFixture[str]) -> None:
@@ -436,12 +436,19 @@ def test_position_name_follows_the_tokenizers_positions(tokens: Tokens, position
     assert make(tokens, output_position=position).position_name == name
 
 
-def test_html_parts_mark_special_tokens_and_show_characters() -> None:
-    part = make(tokens_of("caf\u00e9", tokenizer=byte_bpe())).to_html_part()
-    assert "\u00c3" not in part, "bytes must not show as mojibake"
-    html = make(tokens_of("don't stop")).to_html_part(words=True)
-    assert html.count('class="token special"') == 2
-    assert html.count('class="token"') == 2
+@pytest.mark.parametrize("kind", KINDS)
+def test_html_has_the_attribution_to_the_last_bit(kind: str) -> None:
+    attribution = make(**KINDS[kind])
+    for source in (attribution.to_html(), attribution._repr_html_()):
+        data = source.partition("application/json")[2].partition(">")[2].partition("</script>")[0]
+        check_equal(Page.from_values(json.loads(data)).attributions[0], attribution)
+
+
+def test_html_without_scripts_shows_characters() -> None:
+    attribution = make(tokens_of("caf\u00e9", tokenizer=byte_bpe()))
+    static = attribution.to_html().partition("application/json")[0]
+    assert "\u00c3" not in static, "bytes must not show as mojibake"
+    assert static.count("data-score") == len(attribution.tokens)
 
 
 def test_show_works_on_any_output(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,10 @@ from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
 from attnflow_hf.backends import METHODS, PAPER_METHODS
 from attnflow_hf.config import load_config, load_evaluation
+from attnflow_hf.html import page_data
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
+from attnflow_hf.page import Page
 
 TEXT = "the old cabinet don't open"
 FLOW = ("--backend", "networkx", "--method", "flow")
@@ -316,8 +318,9 @@ def test_words_sum_tokens(run: Run) -> None:
     plain, summed = (run("explain", TEXT, *FLOW, *more) for more in ((), ("--words",)))
     assert "\n' " in plain.out
     assert [line.split()[0] for line in summed.out.splitlines()[3:]] == ["[CLS]", *TEXT.split(), "[SEP]"]
-    html = run("explain", TEXT, *FLOW, "--words", "--format", "html").out
-    assert html.count("data-score") == len(TEXT.split()) + 2
+    for more in ((), ("--words",)):
+        page = Page.from_values(page_data(run("explain", TEXT, *FLOW, *more, "--format", "html").out))
+        assert page.shows_words == bool(more)
 
 
 def test_html_is_a_page_in_ascii(run: Run) -> None:
@@ -327,7 +330,32 @@ def test_html_is_a_page_in_ascii(run: Run) -> None:
     assert "caf&#233;" in page
     assert "&lt;" in page
     assert "<b>" not in page
-    assert page.count('class="head"') == len(PAPER_METHODS)
+
+
+def test_html_has_all_layers_and_positions_of_each_method(run: Run) -> None:
+    source = run("explain", TEXT, "--format", "html", "--layer", "0", "--output-position", "1").out
+    page, attributor = Page.from_values(page_data(source)), small_attributor()
+    assert [each.method for each in page.attributions] == list(PAPER_METHODS)
+    assert page.sheets[0].start == (1, 0)
+    for each in page.attributions:
+        expected = attributor(TEXT, method=each.method, layer="all", output_position="all")
+        np.testing.assert_array_equal(each.scores, expected.scores)
+
+
+def test_view_shows_a_run(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "flows"
+    rows = [{"text": text} for text in ("the old cabinet", "don't open", "caf\u00e9")]
+    attnflow_hf.run_dataset(rows, small_attributor(), folder, method="raw", progress=False)
+    source = run("view", str(folder), "--rows", "2").out
+    page = Page.from_values(page_data(source))
+    assert (page.lead, len(page.attributions)) == ("2 of 3 rows", 2)
+    result = run("view", str(folder), "--output", str(tmp_path / "page.html"))
+    assert result == Result(0, "", f"wrote {tmp_path / 'page.html'}\n")
+    assert Page.load(tmp_path / "page.html").lead == "3 of 3 rows"
+    assert run("view", str(folder), "--rows", "0").code == 2
+    missing = run("view", str(tmp_path / "nowhere"))
+    assert (missing.code, missing.out) == (1, "")
+    assert "has no manifest.json: a folder that attnflow run wrote is needed" in missing.err
 
 
 def test_json_on_the_screen_is_ascii(run: Run) -> None:

@@ -142,8 +142,8 @@ def test_the_note_is_shown(attributor, capsys):
     attribution = attributor("the key to the cabinets")
     attribution.show()
     assert attribution.notes[0] in capsys.readouterr().out
-    assert f'<p class="note">{attribution.notes[0]}</p>' in attribution._repr_html_()
-    assert 'class="note"' not in attributor("the key to the cabinets", layer=1)._repr_html_()
+    assert f"<em>{attribution.notes[0]}</em>" in attribution._repr_html_()
+    assert "<em>" not in attributor("the key to the cabinets", layer=1)._repr_html_()
 
 
 @pytest.mark.parametrize("position", ["mean", "all"])

@@ -191,7 +191,7 @@ def test_an_image_is_shown(capsys):
     found = Attributor(build("vit"))(image(), method="rollout")
     found.show()
     assert "3,3" in capsys.readouterr().out
-    assert ">0,1<" in found.to_html_part()
+    assert ">0,1<" in found.to_html()
 
 
 # Sound

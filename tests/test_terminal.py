@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -152,6 +153,36 @@ def test_title_above_and_notes_below() -> None:
     assert lines[-1] == "three"
     assert lines[2].split() == ["token", "flow"]
     assert len(terminal.render_table(["a"], {"flow": np.ones(1)}).splitlines()) == 2
+
+
+LONG = "flow says little about this position: its values are limited by: source side 50%, sink column 50%"
+
+
+@pytest.mark.parametrize("width", [30, 40, 80])
+def test_lines_around_the_table_are_wrapped_between_words_on_terminals(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert terminal.render_table(["a"], {"flow": np.ones(1)}, title=LONG, notes=LONG).count(LONG) == 2
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = re.sub("\x1b\\[[0-9;]*m", "", terminal.render_table(["a"], {"flow": np.ones(1)}, title=LONG, notes=LONG))
+    assert max(map(len, shown.splitlines())) <= width
+    assert re.sub(r"\s+", " ", shown).count(LONG) == 2
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_text_from_right_to_left_turns_no_number_around(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    labels = ["the", "\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631\u062d\u0628\u0627 " * 5]
+    lines = terminal.render_table(labels, columns_of("raw", "flow", n=3)).splitlines()[1:]
+    assert "\u200e" not in lines[0]
+    for line in (line for line in lines[1:] if "0." in line):
+        turned = [place for place, character in enumerate(line) if unicodedata.bidirectional(character) in ("R", "AL")]
+        assert line.index("\u200e") < turned[0]
+        assert re.findall(r".(?=\d\.\d{4})", line) == ["\u200e", "\u200e"]
+    first, second = (cell_len(line.partition("0.")[0]) for line in lines[:2])
+    assert first == second
 
 
 def test_files_and_pipes_get_no_colors() -> None:
