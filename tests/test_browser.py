@@ -477,7 +477,7 @@ HOSTILE = (
 def hostile() -> Attribution:
     tokens = Tokens(np.arange(len(HOSTILE)), HOSTILE, np.zeros(len(HOSTILE), dtype=bool), np.arange(len(HOSTILE)))
     scores = np.linspace(0, 1, len(HOSTILE))
-    return Attribution(tokens, scores, "raw", "numpy", 1, 2, notes=(HOSTILE[0], HOSTILE[3]))
+    return Attribution(tokens, scores, "raw", "numpy", 1, 2, notes=(HOSTILE[0], HOSTILE[3], HOSTILE[5]))
 
 
 def test_hostile_text_is_text(show: Open, tmp_path: Path) -> None:
@@ -489,7 +489,7 @@ def test_hostile_text_is_text(show: Open, tmp_path: Path) -> None:
     for number in range(len(HOSTILE)):
         cells(page).nth(number).hover()
         cells(page).nth(number).click()
-    assert page.locator(".note").all_inner_texts() == [HOSTILE[0], HOSTILE[3]]
+    assert page.locator(".note").all_inner_texts() == [HOSTILE[0], HOSTILE[3], "a\ufffdb\ufffdc"]
     assert page.get_by_role("heading").inner_text() == HOSTILE[1]
     for tag in ("img", "script:not([type])", "style"):
         expected = {"script:not([type])": 1, "style": 1}.get(tag, 0)

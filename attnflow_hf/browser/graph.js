@@ -9,6 +9,8 @@ class FlowGraph {
     this.places = graph ?? flows;
     this.n = this.places.size[1];
     this.numbers = graph && new Numbers(graph.weights);
+    // Between an encoder and its decoder the graph has more layers than the model: call them otherwise.
+    this.unit = this.places.stages.every((stage, layer) => stage === layer) ? "layer" : "step";
   }
 
   // The flow of a pair of `inputs`.
@@ -19,7 +21,7 @@ class FlowGraph {
       ? this.pairs(layer, output).find((each) => each.sink === sink)
       : maxFlow(this.numbers.slice(0, (stage + 1) * this.n ** 2), this.n, stage, source, sink);
     const paths = strongestPaths(found.edges.slice(0, 5000), source, sink, stage, MOST_PATHS);
-    return {...found, source, sink, stage, paths};
+    return {...found, source, sink, stage, paths, unit: this.unit};
   }
 
   pairs(layer, output) {
@@ -54,10 +56,10 @@ function drawFlow(pair, name, width) {
   const before = {"text-anchor": "end"};
 
   const middle = {"text-anchor": "middle"};
-  write(left - 10, 10, "layer", before);
+  write(left - 10, 10, pair.unit, before);
   for (let level = 0; level <= pair.stage; level++) write(left + (level + 0.5) * gap, 10, level, middle);
   const widest = Math.max(...drawn.map((edge) => edge[4]));
-  svg.append(...drawn.map((edge) => drawEdge(edge, at, widest, name)));
+  svg.append(...drawn.map((edge) => drawEdge(edge, at, widest, name, pair.unit)));
   const overlay = svg.appendChild(vector("path", {class: "chosen-path"}));
   for (const node of rows.keys()) {
     write(left - 10, at(0, node)[1], label(node), node === pair.sink ? {...before, class: "end"} : before);
@@ -92,11 +94,12 @@ function nodesOf(edges) {
   return new Map(ends.map((end) => [end.slice(0, 2).join(), end])).values();
 }
 
-function drawEdge([layer, query, key, sides, amount], at, widest, name) {
+function drawEdge([layer, query, key, sides, amount], at, widest, name, unit) {
   const [[x0, y0], [x1, y1]] = [at(layer, key), at(layer + 1, query)];
   const middle = (x0 + x1) / 2;
   const isCut = sides === 2;
-  const told = `layer ${layer}: ${name(query)} draws ${brief(amount)} from ${name(key)}${isCut ? ", in the cut" : ""}`;
+  const where = `${unit} ${layer}${isCut ? ", in the cut" : ""}`;
+  const told = `${where}: ${name(query)} draws ${brief(amount)} from ${name(key)}`;
   const look = {class: isCut ? "edge cut" : "edge", "stroke-width": Math.max(0.75, (9 * amount) / widest)};
   const d = `M${x0} ${y0}C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}`;
   return vector("path", {d, ...look, "data-amount": amount}, vector("title", {}, told));
@@ -138,7 +141,7 @@ class GraphPanel {
   told(pair, {drawn, n_rows}) {
     const value = make("b", {class: "value", "data-value": pair.value}, brief(pair.value));
     const proof = ` can flow, and no more: the cut lets ${brief(pair.capacity)} through.`;
-    const few = ` Drawn are the ${drawn.length} strongest of ${pair.n_edges} edges, between ${n_rows} positions.`;
+    const few = ` Drawn are the ${drawn.length} strongest of ${pair.n_edges.toLocaleString("en")} edges, between ${n_rows} positions.`;
     const known = ` This page holds the flows to the ${this.graph.known?.n_inputs} inputs that get most.`;
     const more = [drawn.length < pair.n_edges ? few : "", this.graph.known ? known : ""];
     return make("p", {class: "told"}, value, proof, ...more);
