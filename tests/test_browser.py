@@ -521,7 +521,10 @@ THEMES = {
     "vscode dark": ('<body class="vscode-dark">', "dark"),
     "vscode light": ('<body class="vscode-light">', "light"),
 }
-LOUD = "<style>*{color:red!important} span,button,label{display:none!important} p{font-size:80px!important}</style>"
+LOUD = (
+    "<style>*{color:red!important} span,button,label{display:none!important} p{font-size:80px!important} "
+    "div{letter-spacing:9px}</style>"
+)
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -546,6 +549,8 @@ def test_outputs_of_a_notebook_keep_to_themselves(theme: str, show: Open, bert: 
         color, background = map(rgb, host.locator("[data-cell]").first.evaluate(style))
         assert (background.mean() < 64) == (scheme == "dark")
         assert contrast(color, background) > 10
+        spacing = host.locator("[data-cell]").first.evaluate("(node) => getComputedStyle(node).letterSpacing")
+        assert spacing == "normal"
     assert page.locator("#own").evaluate("(node) => getComputedStyle(node).fontSize") == "80px"
     page.evaluate("() => { document.body.className = 'vscode-light'; }")
     page.wait_for_function("() => document.querySelector('.attnflow-page').style.colorScheme === 'light'")
