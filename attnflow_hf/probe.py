@@ -21,7 +21,7 @@ from attnflow_hf.probe_hooks import found_weights, watched_layers
 from attnflow_hf.probe_inputs import N_DECODER_TOKENS, probe_inputs
 
 _logger = logging.getLogger(__name__)
-_CPU_BLOCK, _DEVICE_BLOCK = 128, 256  # queries at once: few for the cache of a CPU, more for fewer calls of a device
+_CPU_BLOCK, _DEVICE_BLOCK = 64, 256  # queries at once: few for the cache of a CPU, more for fewer calls of a device
 _PROBE_BLOCK = 4  # several blocks in a short text
 _EXACT, _HALF = 1e-5, 3e-2  # how far two ways to the same numbers may be apart, in single and in half precision
 _OWN, _HALF_OWN = 1e-3, 0.1  # the same for the model's own attention implementation, which sums in another order
