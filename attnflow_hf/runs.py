@@ -49,8 +49,9 @@ def run_dataset(
     of a run which was not (with the same number of threads, on which the last digits depend).
 
     Beside the data set's columns there are: `tokens`, `offsets`, `special_tokens_mask`; for each method
-    `scores_<method>` (float32), with `words` also `words` and `word_scores_<method>`; `prediction_label` and
-    `prediction_probability`; `output_position` (null for the mean); `notes`; `layer_graph`, if asked for; `error`.
+    `scores_<method>` (float32), beside those of `flow_shapley` also `standard_errors_flow_shapley` (null where they are
+    exact), with `words` also `words` and `word_scores_<method>`; `prediction_label` and `prediction_probability`;
+    `output_position` (null for the mean); `notes`; `layer_graph`, if asked for; `error`.
 
     Under `torchrun` or `accelerate launch` the processes share the shards among them; the folder, which all of them
     must see, is that of a single process.

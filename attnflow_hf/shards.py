@@ -25,6 +25,8 @@ except ImportError:  # a system without POSIX locks
 NumberArray = npt.NDArray[Any]
 LAYER_GRAPH, OFFSETS = "layer_graph", "offsets"
 _ARRAYS = (LAYER_GRAPH, OFFSETS)  # of some axes: lists of lists would be many objects for Python to keep track of
+_SAMPLED = "flow_shapley"
+"""The method whose scores can be estimates."""
 Row = dict[str, Any]
 """What a run adds to a row of its data set, by column; what is missing is null."""
 _LEFTOVERS = ".*.tmp"
@@ -44,6 +46,7 @@ def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool) ->
         OFFSETS: pa.list_(pa.list_(pa.int32())),
         "special_tokens_mask": pa.list_(pa.bool_()),
         **{f"scores_{method}": scores for method in methods},
+        **({f"standard_errors_{_SAMPLED}": scores} if _SAMPLED in methods else {}),
         **({"words": pa.list_(pa.string())} if words else {}),
         **({f"word_scores_{method}": scores for method in methods} if words else {}),
         "prediction_label": pa.string(),
@@ -70,6 +73,9 @@ def result_row(by_method: Mapping[str, Attribution], *, words: bool) -> dict[str
         "notes": list(dict.fromkeys(note for each in by_method.values() for note in each.notes)),
         **{f"scores_{method}": each.scores.tolist() for method, each in by_method.items()},
     }
+    if _SAMPLED in by_method:
+        errors = by_method[_SAMPLED].standard_errors
+        row[f"standard_errors_{_SAMPLED}"] = None if errors is None else errors.tolist()
     return {**row, **_word_columns(by_method)} if words else row
 
 

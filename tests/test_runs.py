@@ -121,11 +121,17 @@ def test_several_methods_options_and_words(attributor, tmp_path):
             assert row["words"] == list(wanted.to_words().words)
 
 
-def test_estimates_say_so_in_their_notes(attributor, tmp_path):
+def test_estimates_say_so_in_their_notes_and_have_standard_errors(attributor, tmp_path):
     options, text = Options(n_permutations=2), " ".join(["the key to the old cabinets"] * 3)
-    run([{"text": text}], attributor, tmp_path / "out", method=["rollout", "flow_shapley"], options=options)
-    row, wanted = read(tmp_path / "out")[0], attributor(text, method="flow_shapley", n_permutations=2)
+    rows = [{"text": text}, {"text": "the key"}]
+    run(rows, attributor, tmp_path / "out", method=["rollout", "flow_shapley"], options=options)
+    found, wanted = read(tmp_path / "out"), attributor(text, method="flow_shapley", n_permutations=2)
+    row = found[0]
     np.testing.assert_allclose(row["scores_flow_shapley"], wanted.scores, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(row["standard_errors_flow_shapley"], wanted.standard_errors, rtol=0, atol=1e-6)
+    assert max(row["standard_errors_flow_shapley"]) > 0
+    assert found[1]["standard_errors_flow_shapley"] is None  # exact
+    assert found.features["standard_errors_flow_shapley"].feature.dtype == "float32"
     assert row["notes"][-1].startswith("estimated from 2 random orders (seed 0): standard errors are up to 0.")
 
 
