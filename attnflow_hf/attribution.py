@@ -24,7 +24,7 @@ from attnflow_hf.errors import (
 from attnflow_hf.page_sheet import Sheet, page_values, render_static
 from attnflow_hf.prediction import Prediction
 from attnflow_hf.saturation import Saturation
-from attnflow_hf.storage import read_token_field, to_plain, write_text
+from attnflow_hf.storage import field_values, read_token_field, to_plain, write_text
 from attnflow_hf.tokens import Tokens
 from attnflow_hf.word_attribution import WordAttribution
 
@@ -217,9 +217,8 @@ class Attribution:
 
     def to_values(self, convert: Callable[[Any], Any]) -> dict[str, Any]:
         """Return what `to_dict` does, each field as `convert` makes it."""
-        alignment = {field.name: convert(getattr(self.alignment, field.name)) for field in fields(Tokens)}
-        own = {field.name: convert(getattr(self, field.name)) for field in fields(self) if field.name != "alignment"}
-        return {"format": _FORMAT, "version": _VERSION, **own, **alignment}
+        own = field_values(self, convert, without="alignment")
+        return {"format": _FORMAT, "version": _VERSION, **own, **field_values(self.alignment, convert)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Attribution:

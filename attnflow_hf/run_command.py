@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import datasets
 
 from attnflow_hf.cli_model import load_attributor
-from attnflow_hf.config import RunConfig, load_config, load_evaluation
+from attnflow_hf.config import EVALUATIONS, RunConfig, load_config, load_evaluation
 from attnflow_hf.errors import FileFormatError
-from attnflow_hf.evaluation.evaluated import EvaluationReport, evaluate_agreement
+from attnflow_hf.evaluation.evaluation_report import EvaluationReport
 from attnflow_hf.manifest import finished, list_errors
 from attnflow_hf.measured_run import RunReport
 from attnflow_hf.run_files import load_rows
@@ -37,26 +37,28 @@ def run_config(path: Path, overrides: Mapping[str, Any], *, quiet: bool) -> RunR
         AttnFlowError: The config, the data set or a row is at fault.
         OSError: The model cannot be loaded.
     """
-    return _done(load_config(path, overrides), run_dataset, quiet=quiet)
+    return _done(load_config(path, overrides), load_rows, run_dataset, quiet=quiet)
 
 
 def evaluate_config(path: Path, overrides: Mapping[str, Any], *, quiet: bool) -> EvaluationReport:
     """Return the report on the evaluation that a config describes; arguments and errors are those of `run_config`."""
-    return _done(load_evaluation(path, overrides), evaluate_agreement, quiet=quiet)
+    config = load_evaluation(path, overrides)
+    asked = EVALUATIONS[config.evaluation]
+    return _done(config, asked.load, asked.function, quiet=quiet)
 
 
-def _done(config: RunConfig, function: Callable[..., Report], *, quiet: bool) -> Report:
+def _done(config: RunConfig, load: Callable[..., Any], function: Callable[..., Report], *, quiet: bool) -> Report:
     try:
-        return _run(config, function, quiet=quiet)
+        return _run(config, load, function, quiet=quiet)
     except Stopped as stop:
         raise Stopped(stop.signal_number, f"stopped; {_kept(Path(config.output))}") from None
 
 
-def _run(config: RunConfig, function: Callable[..., Report], *, quiet: bool) -> Report:
+def _run(config: RunConfig, load: Callable[..., Any], function: Callable[..., Report], *, quiet: bool) -> Report:
     datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it also raises
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    rows = load_rows(**config.dataset)
+    rows = load(**config.dataset)
     model = dict(config.model)
     if model.get("device") == "cuda" and "LOCAL_RANK" in os.environ:  # each process of a launcher has a GPU of its own
         model["device"] = f"cuda:{os.environ['LOCAL_RANK']}"

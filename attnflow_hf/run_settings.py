@@ -37,9 +37,7 @@ class RunSettings:
         methods_of(self.method)
         if isinstance(self.columns, str):
             raise OptionError(f"columns must be a list of names or None, got {self.columns!r}")
-        if isinstance(self.shard_size, bool) or not isinstance(self.shard_size, int) or self.shard_size < 1:
-            raise OptionError(f"shard_size must be a positive integer, got {self.shard_size!r}")
-        check_choice("on_error", self.on_error, ON_ERROR)
+        check_sharding(self.shard_size, self.on_error)
         if "all" in (self.options.output_position, self.options.layer):
             raise OptionError(
                 "a run keeps one score for each token: choose one output_position and one layer instead of 'all'"
@@ -76,3 +74,10 @@ class RunSettings:
         values = {**asdict(self), "method": self.methods}
         plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda value: value.tolist()))
         return plain
+
+
+def check_sharding(shard_size: int = 1, on_error: str = "raise") -> None:
+    """Raise `OptionError` unless a run can make shards so."""
+    if isinstance(shard_size, bool) or not isinstance(shard_size, int) or shard_size < 1:
+        raise OptionError(f"shard_size must be a positive integer, got {shard_size!r}")
+    check_choice("on_error", on_error, ON_ERROR)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def field_values(value: Any, convert: Callable[[Any], Any] = to_plain, *, without: str = "") -> dict[str, Any]:
+    """Return the fields of a dataclass, all but one, each as `convert` makes it."""
+    return {field.name: convert(getattr(value, field.name)) for field in fields(value) if field.name != without}
 
 
 def read_token_field(name: str, values: dict[str, Any]) -> Any:

@@ -43,16 +43,20 @@ ROWS = [
     ["evaluation.edits"],
     ["evaluation.embedded", "evaluation.importance"],
     ["evaluation.captum_scores", "evaluation.ranking"],
-    ["evaluation.gradients", "evaluation.erasures"],
-    ["evaluation.faithfulness"],
-    ["attached", "run_settings", "shards", "evaluation.randomized"],
-    ["evaluation.agreement_rows"],
+    ["evaluation.gradients", "evaluation.erasures", "evaluation.faithfulness_result"],
+    ["evaluation.erased_texts", "evaluation.score_settings"],
+    ["evaluation.faithfulness", "evaluation.scorers", "evaluation.costs"],
+    ["attached", "run_settings", "shards", "evaluation.randomized", "evaluation.scored_rows"],
+    ["evaluation.measured_texts"],
+    ["evaluation.agreement_rows", "evaluation.faithfulness_rows", "evaluation.plausibility_rows"],
     ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
     ["shard_maker", "explained_rows", "nodes", "run_page"],
     ["run_work"],
     ["run_local", "run_ray"],
     ["measured_run"],
-    ["pipeline", "runs", "cli_model", "evaluation.evaluated"],
+    ["pipeline", "runs", "cli_model", "evaluation.evaluation_report"],
+    ["evaluation.evaluated"],
+    ["evaluation.evaluated_agreement", "evaluation.evaluated_faithfulness", "evaluation.evaluated_plausibility"],
     ["evaluation"],
     ["config"],
     ["run_command"],
@@ -66,7 +70,10 @@ TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "r
 TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
 NUMBERS_OF_PLOTS = {"plot.subjects", "plot.ribbons"}
-OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.evaluated"}
+OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.faithfulness_rows"}
+OF_EVALUATION |= {"evaluation.plausibility_rows", "evaluation.scored_rows", "evaluation.evaluated"}
+OF_EVALUATION |= {"evaluation.measured_texts"}
+EVALUATED = {f"evaluation.evaluated_{name}" for name in ("agreement", "faithfulness", "plausibility")}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},
@@ -76,7 +83,16 @@ GUARDED = {
     "typer": {"cli"},
     "yaml": {"yaml_files"},
     "pydantic": {"config_checks"},
-    "datasets": {"evaluation.evaluated", "run_files", "run_sources", "run_work", "shard_maker", "runs", "run_command"},
+    "datasets": {
+        "evaluation.evaluated",
+        *EVALUATED,
+        "run_files",
+        "run_sources",
+        "run_work",
+        "shard_maker",
+        "runs",
+        "run_command",
+    },
     "pyarrow": {"explained_rows", "run_page", "run_sources", "run_work", "shard_maker", "shards", *OF_EVALUATION},
     "ray": {"run_ray"},
     "captum": {"evaluation.captum_scores"},

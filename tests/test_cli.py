@@ -30,6 +30,7 @@ from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
 from attnflow_hf.backends import METHODS, PAPER_METHODS
 from attnflow_hf.config import load_config, load_evaluation
+from attnflow_hf.evaluation import ResultTable
 from attnflow_hf.html import page_data
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
@@ -421,7 +422,8 @@ def test_defaults_are_those_of_python() -> None:
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EVALUATIONS = sorted(CONFIGS.glob("paper_*.yaml"))
+OF_PAPER = sorted(CONFIGS.glob("paper_*.yaml"))
+OF_SCORERS = [CONFIGS / "faithfulness_sst2.yaml", CONFIGS / "plausibility_sst.yaml"]
 SENTENCES = ["the keys to the cabinet", "", "the old cabinet", "a cat", "the authors of the book"]
 
 
@@ -538,7 +540,9 @@ def test_bars_are_for_terminals_and_not_for_quiet_ones(run: Run, there: Path, mo
 
 
 @pytest.mark.parametrize(
-    "path", sorted({*CONFIGS.glob("*.yaml")} - {*EVALUATIONS, CONFIGS / "verb_number.yaml"}), ids=lambda path: path.stem
+    "path",
+    sorted({*CONFIGS.glob("*.yaml")} - {*OF_PAPER, *OF_SCORERS, CONFIGS / "verb_number.yaml"}),
+    ids=lambda path: path.stem,
 )
 def test_the_examples_run(path: Path, there: Path) -> None:
     config = load_config(path)
@@ -554,8 +558,8 @@ def test_the_examples_run(path: Path, there: Path) -> None:
     assert set(config.run["columns"]) < set(columns("out"))
 
 
-@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
-def test_the_examples_of_evaluations_run(path: Path, there: Path) -> None:
+@pytest.mark.parametrize("path", OF_PAPER, ids=lambda path: path.stem)
+def test_the_examples_of_the_papers_tables_run(path: Path, there: Path) -> None:
     pytest.importorskip("captum")
     config = load_evaluation(path)
     names = {config.run.get("text_column", "text"), *config.run["columns"]}
@@ -571,6 +575,29 @@ def test_the_examples_of_evaluations_run(path: Path, there: Path) -> None:
     for importance in [importances] if isinstance(importances, str) else importances:
         assert f"### spearman with {importance}\n\n| method | layer 0 |" in result.out
     assert {"results.json", "results.md", "results.tex"} <= {file.name for file in Path("out").iterdir()}
+
+
+@pytest.mark.parametrize("path", OF_SCORERS, ids=lambda path: path.stem)
+def test_the_examples_of_other_evaluations_run(path: Path, there: Path) -> None:
+    pytest.importorskip("captum")
+    config = load_evaluation(path)
+    marked = ['7,the keys are old,positive,positive,"[0, 1, 0, 1]",train', '8,a cat,negative,negative,"[0, 1]",']
+    header = "text_id,sentence,original_label,label,rationale_binary,sst2_split"
+    Path("own.csv").write_text("\n".join([header, *marked, ""]))
+    columns = config.run["columns"] if config.evaluation == "plausibility" else ["sentence"]
+    own = {"dataset.path": "own.csv", "model": "null", "columns": json.dumps(columns), "n_steps": "2"}
+    own |= {"dataset.split": "null"} if config.evaluation == "faithfulness" else {}
+    assignments = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
+    result = attnflow("evaluate", str(path), *assignments, "--output", "out")
+    assert (result.code, result.err) == (0, "")
+    start = rf"out: 2 rows in 1 shard, \S+ bytes a row\ncomputed now: 2 in .*; errors: 0\n\n### {config.evaluation}\n"
+    assert re.match(start, result.out)
+    scorers = {(row["method"], row["layer"]) for row in ResultTable.load("out/results.json").rows}
+    layers = {"raw", "rollout", "flow"}
+    wanted = {(name, layer) for name in config.run["scorer"] for layer in ((2, 5) if name in layers else (None,))}
+    assert scorers == wanted
+    assert "| milliseconds | peak_memory_mb |" in result.out
+    assert "### less random, text by text" in result.out
 
 
 def test_a_wrong_config_of_an_evaluation_is_told(run: Run, there: Path) -> None:

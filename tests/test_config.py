@@ -14,11 +14,9 @@ import torch
 import yaml
 
 from attnflow_hf import Attributor, Options, run_dataset
-from attnflow_hf.config import EVALUATION_SECTIONS, SECTIONS, RunConfig, load_config, load_evaluation
+from attnflow_hf.config import EVALUATION_SECTIONS, EVALUATIONS, SECTIONS, RunConfig, load_config, load_evaluation
 from attnflow_hf.config_checks import describe
 from attnflow_hf.errors import OptionError
-from attnflow_hf.evaluation import evaluate_agreement
-from attnflow_hf.evaluation.agreement_rows import AgreementSettings
 from attnflow_hf.run_files import load_rows
 from attnflow_hf.run_settings import RunSettings
 
@@ -116,20 +114,92 @@ def test_no_argument_lacks_a_key() -> None:
     assert list(SECTIONS["options"]) == [field.name for field in fields(Options)]
 
 
-def test_the_keys_of_evaluations_are_the_keywords_of_evaluate_agreement(tmp_path: Path) -> None:
-    not_in_configs = {"dataset", "attributor", "output", "options", "split", "progress"}
-    keywords = inspect.signature(evaluate_agreement).parameters.keys()
-    assert EVALUATION_SECTIONS[""].keys() - {"output"} == keywords - not_in_configs
-    assert {field.name for field in fields(AgreementSettings)} <= keywords
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump({**LEAST, "special_tokens": "keep", "sample": 5, "norm": "sum"}))
-    config = load_evaluation(tmp_path / "a.yaml", {"options.residual_weight": 0.8})
-    inspect.signature(evaluate_agreement).bind("rows", "attributor", config.output, **config.run, progress=False)
-    assert config.run == {
-        "special_tokens": "keep",
-        "sample": 5,
-        "norm": "sum",
-        "options": Options(residual_weight=0.8),
-    }
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_the_keys_of_evaluations_are_the_keywords_of_their_functions(tmp_path: Path, name: str) -> None:
+    asked, sections = EVALUATIONS[name], EVALUATION_SECTIONS[name]
+    not_in_configs = {"dataset", "rationales", "attributor", "output", "options", "split", "progress"}
+    keywords = inspect.signature(asked.function).parameters.keys()
+    assert sections[""].keys() - {"evaluation", "output"} == keywords - not_in_configs
+    assert sections["dataset"].keys() == inspect.signature(asked.load).parameters.keys()
+    assert {field.name for field in fields(asked.settings)} <= keywords
+    for types in sections.values():
+        assert not any("<" in describe(hint) for hint in types.values())
+    own = {"special_tokens": "keep"} if name == "agreement" else {"n_steps": 3}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({**LEAST, "sample": 5, "norm": "sum", **own}))
+    more = {"dataset": {"path": "a.csv", "format": "fair_rationales"}} if name == "plausibility" else {}
+    config = load_evaluation(tmp_path / "a.yaml", {"evaluation": name, "options.residual_weight": 0.8, **more})
+    inspect.signature(asked.function).bind("rows", "attributor", config.output, **config.run, progress=False)
+    inspect.signature(asked.load).bind(**config.dataset)
+    assert config.evaluation == name
+    assert config.run == {"sample": 5, "norm": "sum", "options": Options(residual_weight=0.8), **own}
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        (
+            {"evaluation": "faithful"},
+            [
+                "evaluation: unknown evaluation 'faithful'; choose one of 'agreement', 'faithfulness', 'plausibility' "
+                "(did you mean 'faithfulness'?)"
+            ],
+        ),
+        (
+            {"evaluation": ["agreement"]},
+            ["evaluation: unknown evaluation ['agreement']; choose one of 'agreement', 'faithfulness', 'plausibility'"],
+        ),
+        ({"evaluation": "agreement", "output": "out"}, ["special_tokens: missing; every run needs it"]),
+        ({}, ["special_tokens: missing; every run needs it"]),
+        (
+            {"evaluation": "faithfulness", "scorers": "raw", "n_points": 0, "layer": "top", "cost_rows": -1},
+            [
+                "layer: \"top\"; needed: a whole number or a list of whole numbers or 'all'",
+                "scorers: unknown key, got \"raw\" (did you mean 'scorer'?)",
+                "n_points: n_points must be a positive integer, got 0",
+                "cost_rows: cost_rows must be a number of rows, 0 or more, got -1",
+            ],
+        ),
+        (
+            {"evaluation": "faithfulness", "bins": [0.1, "x"], "scorer": ["raw", "gradient"], "shard_size": 0},
+            [
+                'bins: [0.1, "x"]; needed: a list of numbers',
+                "scorer: unknown scorer 'gradient'; choose one of 'blank_out', 'flow', 'flow_shapley', "
+                "'gradient_x_input', 'input_gradient', 'integrated_gradients', 'random', 'raw', 'rollout' "
+                "(did you mean 'input_gradient'?)",
+                "shard_size: shard_size must be a positive integer, got 0",
+            ],
+        ),
+        ({"evaluation": "plausibility"}, ["dataset.format: missing; every run needs it"]),
+        (
+            {
+                "evaluation": "plausibility",
+                "dataset": {"path": ["a.csv"], "format": "fair_rationale", "split": "test"},
+                "text_column": "text",
+                "window": 0,
+            },
+            [
+                "text_column: unknown key, got \"text\" (did you mean 'columns'?)",
+                "dataset.format: \"fair_rationale\"; needed: 'fair_rationales', 'eraser_movies' "
+                "(did you mean 'fair_rationales'?)",
+                'dataset.path: ["a.csv"]; needed: a text',
+                'dataset.split: unknown key, got "test"',
+                "window: window must be an integer of at least 1, got 0",
+            ],
+        ),
+    ],
+)
+def test_faults_of_evaluations(tmp_path: Path, values: dict[str, Any], lines: list[str]) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({**LEAST, **values}))
+    with pytest.raises(OptionError, match=r"^'.*a\.yaml' cannot be run:\n") as caught:
+        load_evaluation(tmp_path / "a.yaml")
+    found = [line.strip() for line in str(caught.value).splitlines()[1:] if not line.startswith("  (")]
+    assert found == lines
+
+
+def test_a_dataset_run_is_no_evaluation(tmp_path: Path) -> None:
+    assert faults(tmp_path, {**LEAST, "evaluation": "agreement"}) == [
+        "evaluation: unknown key, got \"agreement\" (did you mean 'truncation'?)"
+    ]
 
 
 def test_settings_are_checked_from_their_defaults_in_run_dataset() -> None:
@@ -331,7 +401,8 @@ def test_the_examples_load(path: Path) -> None:
         with pytest.raises(OptionError, match=r"seed: unknown key, got 1 \(did you mean 'options.seed'\?\)\n"):
             load_config(path)
         return
-    config = (load_evaluation if path.stem.startswith("paper") else load_config)(path)
+    is_evaluation = path.stem.partition("_")[0] in ("paper", "faithfulness", "plausibility")
+    config = (load_evaluation if is_evaluation else load_config)(path)
     assert config.output == f"runs/{path.stem}"
     for line in path.read_text(encoding="utf-8").splitlines():
         assert "#" in line or not line.strip() or line.strip() in ("options:", "model:", "dataset:"), f"{line}: no word"

@@ -190,8 +190,12 @@ def test_each_key_of_a_config_is_in_the_readme():
 def test_each_key_of_an_evaluation_is_in_the_readme():
     table = README.partition("## How true is an attribution?")[2].partition("\n## ")[0]
     of_runs = README.partition("### From a config")[2].partition("\n## ")[0]
-    for key in EVALUATION_SECTIONS[""]:
-        assert f"`{key}`" in table or f"`{key}`" in of_runs, f"key {key} of evaluations is not in the README"
+    for name, sections in EVALUATION_SECTIONS.items():
+        for key in sections[""]:
+            assert f"`{key}`" in table or f"`{key}`" in of_runs, f"key {key} of {name} is not in the README"
+        for key in sections["dataset"]:
+            shown = f"`dataset.{key}`"
+            assert shown in table or shown in of_runs, f"key dataset.{key} of {name} is not in the README"
 
 
 def test_call_options_are_those_of_options():

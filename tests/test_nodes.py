@@ -14,7 +14,7 @@ from test_runs import TEXTS, as_dataset, content, new_attributor, rows, run
 
 from attnflow_hf import explained_rows
 from attnflow_hf.errors import OptionError
-from attnflow_hf.evaluation import evaluate_agreement
+from attnflow_hf.evaluation import evaluate_agreement, evaluate_faithfulness
 from attnflow_hf.manifest import Manifest
 from attnflow_hf.nodes import this_node
 
@@ -48,10 +48,16 @@ def run_each_kind(folder):
 
 
 def run_evaluation(folder):
-    """Evaluate; each process is told the same, from the shards of both."""
-    options = {"special_tokens": "drop", "shard_size": 4, "method": ["raw", "rollout"]}
-    report = evaluate_agreement(as_dataset(), new_attributor(), Path(folder) / "out", **options)
-    (Path(folder) / f"rows-{os.environ.get('RANK', 'alone')}").write_text(json.dumps(report.table.rows))
+    """Evaluate; each process is told the same, from the shards of both, and what one of them timed."""
+    options, rank = {"shard_size": 4, "cost_rows": 0}, os.environ.get("RANK", "alone")
+    folder, attributor, methods = Path(folder), new_attributor(), ["raw", "rollout"]
+    agreement = {**options, "special_tokens": "drop", "method": methods}
+    report = evaluate_agreement(as_dataset(), attributor, folder / "out", **agreement)
+    faithful = {**options, "scorer": ["random", *methods], "layer": [0, 1]}
+    other = evaluate_faithfulness(as_dataset(), attributor, folder / "faithful", **faithful)
+    (folder / f"rows-{rank}").write_text(json.dumps([report.table.rows, other.table.rows]))
+    timed = evaluate_faithfulness(as_dataset(), attributor, folder / "faithful", **{**faithful, "cost_rows": 2})
+    (folder / f"timed-{rank}").write_text(json.dumps(timed.table.rows))
 
 
 def run_and_die(folder):
@@ -119,8 +125,13 @@ def test_an_evaluation_is_shared_too(tmp_path):
     (tmp_path / "alone").mkdir()
     run_evaluation(tmp_path / "alone")
     assert content(tmp_path / "out") == content(tmp_path / "alone" / "out")
+    assert len(shards_of(tmp_path / "faithful")) == 4
+    assert shards_of(tmp_path / "faithful") == shards_of(tmp_path / "alone" / "faithful")
     wanted = (tmp_path / "alone" / "rows-alone").read_text()
     assert [(tmp_path / f"rows-{rank}").read_text() for rank in range(2)] == [wanted] * 2
+    timed = [(tmp_path / f"timed-{rank}").read_text() for rank in range(2)]
+    assert timed[0] == timed[1]
+    assert '"milliseconds": ' in timed[0]
 
 
 def test_an_error_of_the_folder_is_one_of_all_processes(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from test_runs import POISONED, TEXTS, as_dataset, content, new_attributor, rows, run
 
 from attnflow_hf.errors import OptionError, TextError
+from attnflow_hf.evaluation import evaluate_faithfulness
 from attnflow_hf.run_ray import RayOptions
 
 pytest.importorskip("ray.data", reason="needs the extra 'ray'")
@@ -57,6 +58,13 @@ def test_the_folder_is_that_of_a_local_run(tmp_path):
     assert (report.n_rows, report.n_computed, report.n_shards) == (14, 14, 4)
     assert content(tmp_path / "out") == content(tmp_path / "wanted")
     assert run(as_dataset(), new_attributor(), tmp_path / "out", **options).n_computed == 0
+
+
+def test_an_evaluation_is_that_of_a_local_run(tmp_path):
+    options = {"scorer": ["random", "rollout", "blank_out"], "shard_size": 4, "cost_rows": 0}
+    evaluate_faithfulness(as_dataset(), new_attributor(), tmp_path / "wanted", **options)
+    evaluate_faithfulness(as_dataset(), new_attributor(), tmp_path / "out", engine="ray", concurrency=2, **options)
+    assert content(tmp_path / "out") == content(tmp_path / "wanted")
 
 
 def test_an_actor_that_is_killed_is_started_anew(tmp_path):

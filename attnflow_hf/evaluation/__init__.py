@@ -10,9 +10,9 @@ _HOMES = {
     "Agreement": "agreement",
     "Bootstrap": "summary",
     "Cost": "cost",
-    "EvaluationReport": "evaluated",
-    "Faithfulness": "faithfulness",
-    "FaithfulnessSummary": "faithfulness",
+    "EvaluationReport": "evaluation_report",
+    "Faithfulness": "faithfulness_result",
+    "FaithfulnessSummary": "faithfulness_result",
     "Importance": "importance",
     "Measured": "summary",
     "Plausibility": "plausibility",
@@ -24,7 +24,9 @@ _HOMES = {
     "agreement_with_randomized": "randomized",
     "blank_out": "importance",
     "chance_plausibility": "plausibility",
-    "evaluate_agreement": "evaluated",
+    "evaluate_agreement": "evaluated_agreement",
+    "evaluate_faithfulness": "evaluated_faithfulness",
+    "evaluate_plausibility": "evaluated_plausibility",
     "gradient_x_input": "gradients",
     "input_gradient": "gradients",
     "integrated_gradients": "gradients",
@@ -38,8 +40,9 @@ _HOMES = {
     "rank_agreement": "agreement",
     "read_eraser_movies": "rationales",
     "read_fair_rationales": "rationales",
+    "read_rationales": "rationales",
     "summarize": "summary",
-    "summarize_faithfulness": "faithfulness",
+    "summarize_faithfulness": "faithfulness_result",
 }
 __all__ = [
     "Agreement",
@@ -60,6 +63,8 @@ __all__ = [
     "blank_out",
     "chance_plausibility",
     "evaluate_agreement",
+    "evaluate_faithfulness",
+    "evaluate_plausibility",
     "gradient_x_input",
     "input_gradient",
     "integrated_gradients",
@@ -73,6 +78,7 @@ __all__ = [
     "rank_agreement",
     "read_eraser_movies",
     "read_fair_rationales",
+    "read_rationales",
     "summarize",
     "summarize_faithfulness",
 ]
@@ -80,13 +86,12 @@ __all__ = [
 if TYPE_CHECKING:
     from attnflow_hf.evaluation.agreement import Agreement, layer_rows, rank_agreement
     from attnflow_hf.evaluation.cost import Cost, measured_cost
-    from attnflow_hf.evaluation.evaluated import EvaluationReport, evaluate_agreement
-    from attnflow_hf.evaluation.faithfulness import (
-        Faithfulness,
-        FaithfulnessSummary,
-        measure_faithfulness,
-        summarize_faithfulness,
-    )
+    from attnflow_hf.evaluation.evaluated_agreement import evaluate_agreement
+    from attnflow_hf.evaluation.evaluated_faithfulness import evaluate_faithfulness
+    from attnflow_hf.evaluation.evaluated_plausibility import evaluate_plausibility
+    from attnflow_hf.evaluation.evaluation_report import EvaluationReport
+    from attnflow_hf.evaluation.faithfulness import measure_faithfulness
+    from attnflow_hf.evaluation.faithfulness_result import Faithfulness, FaithfulnessSummary, summarize_faithfulness
     from attnflow_hf.evaluation.gradients import gradient_x_input, input_gradient, integrated_gradients
     from attnflow_hf.evaluation.importance import Importance, blank_out
     from attnflow_hf.evaluation.outputs import Target
@@ -97,7 +102,13 @@ if TYPE_CHECKING:
         measure_plausibility,
     )
     from attnflow_hf.evaluation.randomized import agreement_with_randomized, randomizable_parts, randomize
-    from attnflow_hf.evaluation.rationales import Rationale, majority, read_eraser_movies, read_fair_rationales
+    from attnflow_hf.evaluation.rationales import (
+        Rationale,
+        majority,
+        read_eraser_movies,
+        read_fair_rationales,
+        read_rationales,
+    )
     from attnflow_hf.evaluation.summary import Bootstrap, Measured, Summary, summarize
     from attnflow_hf.evaluation.table import ResultTable
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -31,10 +33,10 @@ class Cost:
         peak_memory_mb: The peak of memory during the call above what was there before, in 10^6 bytes; `None` where it
             cannot be seen.
         memory: What of the memory was seen. On Linux the resident memory of the whole process, its peak reset by the
-            kernel before the call: it holds what Python, NumPy and torch take alike, other threads' memory too, and
-            misses what the call takes from memory that was freed before but not given back. On other systems the peak
-            of the process's whole life, so that a call which stays below an earlier peak seems to need none. On a GPU
-            what PyTorch allocated there, and not the CPU's.
+            kernel before the call: it holds what Python, NumPy and torch take alike, other threads' memory too. What
+            was freed before is given back to the system first, where glibc can; else what the call takes from that is
+            missed. On other systems the peak of the process's whole life, so that a call which stays below an earlier
+            peak seems to need none. On a GPU what PyTorch allocated there, and not the CPU's.
     """
 
     milliseconds: float
@@ -98,12 +100,25 @@ def _on_gpu(function: Callable[[], Result], n_sentences: int, device: torch.devi
 def _start() -> tuple[int | None, str]:
     """Return the bytes of memory that a peak is counted from, and how the peak is seen."""
     try:
+        _give_back()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: the peak starts anew
         return _peak(RESET), RESET
     except OSError:
         pass  # no Linux, or not allowed: the peak of the whole life is left
     peak = _peak(HIGH_WATER)
     return (None, UNKNOWN) if peak is None else (peak, HIGH_WATER)
+
+
+def _give_back() -> None:
+    """Give the system the memory that was freed and is held on to, so that it counts when it is taken again.
+
+    glibc can; where another library stands for it, what is taken from such memory is not seen.
+    """
+    if sys.platform == "linux":
+        gc.collect()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _peak(memory: str) -> int | None:

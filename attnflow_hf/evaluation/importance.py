@@ -15,6 +15,7 @@ from attnflow_hf.evaluation.outputs import OUTPUTS, Asked, Target, find_targets,
 from attnflow_hf.given import is_single
 from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.storage import field_values
 from attnflow_hf.tokens import Tokens
 
 SIGNS = ("drop", "keep")
@@ -70,6 +71,10 @@ class Importance:
     def tokens(self) -> tuple[str, ...]:
         """The tokenizer's own strings."""
         return self.alignment.tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain Python values, ready for JSON; what is of the tokens as `Attribution.to_dict`."""
+        return {**field_values(self, without="alignment"), **field_values(self.alignment)}
 
     def __repr__(self) -> str:
         """Return a line with the tokens and their scores."""

@@ -55,6 +55,31 @@ def pivot_grid(
     return Grid((*names, *(f"{columns} {head}" if _is_number(head) else _text(head) for head in heads)), tuple(body))
 
 
+def with_columns(grid: Grid, rows: Sequence[Row], names: Sequence[str], beside: Sequence[str]) -> Grid:
+    """Return the grid that `pivot_grid` made, with further columns at its end.
+
+    Args:
+        grid: The grid.
+        rows: The tidy rows that it was made of.
+        names: The columns that name its rows.
+        beside: The columns to add; each has one value for all tidy rows of a row of the grid.
+
+    Raises:
+        OptionError: It has several.
+    """
+    of_rows: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        of_rows.setdefault(tuple(row[name] for name in names), []).append(row)
+    columns = []
+    for name in beside:
+        for key, group in of_rows.items():
+            if len({row[name] for row in group}) > 1:
+                raise OptionError(f"{name} differs within the row {key}, so that it cannot stand beside it")
+        columns.append(_flat_column([group[0][name] for group in of_rows.values()], None))
+    body = [(*line, *cells) for line, *cells in zip(grid.body, *columns, strict=True)]
+    return Grid((*grid.header, *beside), tuple(body))
+
+
 def _cells(rows: Sequence[Row], names: Sequence[str], columns: str) -> dict[tuple[tuple[Any, ...], Any], Row]:
     cells: dict[tuple[tuple[Any, ...], Any], Row] = {}
     for row in rows:

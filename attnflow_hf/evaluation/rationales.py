@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from attnflow_hf.errors import ArrayError, BoolArray, DatasetError, FileFormatError, OptionError
+from attnflow_hf.errors import ArrayError, BoolArray, DatasetError, FileFormatError, OptionError, check_choice
 
 _FAIR_COLUMNS = ("text_id", "sentence", "original_label", "label", "rationale_binary", "sst2_split")
 _ERASER_KEYS = ("annotation_id", "classification", "evidences")
 _SPAN_KEYS = ("docid", "start_token", "end_token")
 MAJORITY = "majority"
+FORMATS = ("eraser_movies", "fair_rationales")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,32 @@ def read_eraser_movies(path: str | os.PathLike[str], docs: str | os.PathLike[str
         if line.strip():
             found.append(_eraser_rationale(line, folder, f"{os.fspath(path)!r}, line {number}"))
     return _not_none(found, path)
+
+
+def read_rationales(
+    path: str | os.PathLike[str],
+    *,
+    format: Literal["fair_rationales", "eraser_movies"],
+    docs: str | os.PathLike[str] | None = None,
+) -> list[Rationale]:
+    """Return the rationales of a file by the name of its format.
+
+    Args:
+        path: The file.
+        format: `"fair_rationales"`, as `read_fair_rationales` reads it, or `"eraser_movies"`, as `read_eraser_movies`.
+        docs: As for `read_eraser_movies`; the other format has none.
+
+    Raises:
+        OptionError: An unknown format, or `docs` for one that has none.
+        DatasetError: A file is not there.
+        FileFormatError: It is not what it should be; the message names the line.
+    """
+    check_choice("format", format, FORMATS)
+    if format == "eraser_movies":
+        return read_eraser_movies(path, docs)
+    if docs is not None:
+        raise OptionError(f"format {format!r} is a file alone; leave docs out, got {os.fspath(docs)!r}")
+    return read_fair_rationales(path)
 
 
 def majority(rationales: Sequence[Rationale]) -> list[Rationale]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from attnflow_hf.errors import FileFormatError, OptionError, check_choice
 from attnflow_hf.evaluation.grid import Grid
-from attnflow_hf.evaluation.pivot import BEST, SPREADS, flat_grid, pivot_grid
+from attnflow_hf.evaluation.pivot import BEST, SPREADS, flat_grid, pivot_grid, with_columns
 from attnflow_hf.storage import write_text
 
 _FORMAT, _VERSION = "attnflow_hf.ResultTable", 1
@@ -130,6 +130,7 @@ class ResultTable:
         spread: str = "none",
         best: str = "none",
         decimals: int | None = None,
+        beside: Sequence[str] = (),
     ) -> str:
         """Return the table in GitHub's Markdown.
 
@@ -142,13 +143,15 @@ class ResultTable:
             best: Mark the `"max"` or the `"min"` of each printed column in bold, or `"none"`; those that print the same
                 are all marked.
             decimals: How many; by default as many as show three digits of the largest number.
+            beside: With `columns`: further columns, printed once at the end of each row, such as what a method costs.
 
         What is missing is printed as `-`.
 
         Raises:
             OptionError: There is no such column, or several rows fall into one cell: choose some by `where`.
+                A column of `beside` has several values in a printed row.
         """
-        return self._grid(rows, columns, value, spread, best, decimals).to_markdown()
+        return self._grid(rows, columns, value, spread, best, decimals, beside).to_markdown()
 
     def to_latex(
         self,
@@ -159,23 +162,32 @@ class ResultTable:
         spread: str = "none",
         best: str = "none",
         decimals: int | None = None,
+        beside: Sequence[str] = (),
     ) -> str:
         """Return the table as a LaTeX `tabular` for the package booktabs, all text escaped; see `to_markdown`."""
-        return self._grid(rows, columns, value, spread, best, decimals).to_latex()
+        return self._grid(rows, columns, value, spread, best, decimals, beside).to_latex()
 
     def _grid(
-        self, rows: str | Sequence[str], columns: str | None, value: str, spread: str, best: str, decimals: int | None
+        self,
+        rows: str | Sequence[str],
+        columns: str | None,
+        value: str,
+        spread: str,
+        best: str,
+        decimals: int | None,
+        beside: Sequence[str],
     ) -> Grid:
         check_choice("spread", spread, SPREADS)
         check_choice("best", best, BEST)
         if columns is None:
-            if spread != "none" or best != "none":
-                raise OptionError("spread and best go with columns=..., which says what stands side by side")
+            if spread != "none" or best != "none" or beside:
+                raise OptionError("spread, best and beside go with columns=..., which says what stands side by side")
             return flat_grid(self.data.column_names, self.rows, decimals)
         names = [rows] if isinstance(rows, str) else list(rows)
-        for name in (*names, columns, value):
+        for name in (*names, columns, value, *beside):
             check_choice("column", name, self.data.column_names)
-        return pivot_grid(self.rows, names, columns, value, spread=spread, best=best, decimals=decimals)
+        grid = pivot_grid(self.rows, names, columns, value, spread=spread, best=best, decimals=decimals)
+        return with_columns(grid, self.rows, names, beside)
 
     def to_json(self) -> str:
         """Return rows, types, config and versions as JSON; `from_json` gives the same table back."""

@@ -1,5 +1,6 @@
 """What a call took: its time, and what of its memory the system shows."""
 
+import platform
 import sys
 import time
 
@@ -32,6 +33,22 @@ def test_memory_of_numpy_is_seen_each_time():
         np.testing.assert_allclose(found.peak_memory_mb, MEGABYTES, rtol=0, atol=8)
     _, found = measured_cost(lambda: None, n_sentences=1)
     assert found.peak_memory_mb < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc gives memory back")
+def test_memory_that_was_freed_and_held_is_seen_too():
+    blocks = 64_000  # of 1,000 bytes each, below what the system is asked for by itself
+
+    def fill_blocks():
+        return [bytes(1_000) for _ in range(blocks)]
+
+    filled, above = fill_blocks(), bytes(1_000)  # which keeps the system from taking back what lies below it
+    del filled
+    _, found = measured_cost(fill_blocks, n_sentences=1)
+    if found.memory != cost.RESET or platform.libc_ver()[0] != "glibc":
+        pytest.skip("this system does not let a process reset its peak, or give memory back")
+    np.testing.assert_allclose(found.peak_memory_mb, MEGABYTES, rtol=0, atol=16)
+    assert len(above) == 1_000
 
 
 def test_where_the_peak_cannot_be_reset_it_is_that_of_the_whole_life(monkeypatch):

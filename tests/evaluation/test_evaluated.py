@@ -25,7 +25,7 @@ def as_dataset(texts=TEXTS):
 
 
 def evaluate(attributor, output, dataset=None, **options):
-    given = {"special_tokens": "drop", "shard_size": 5, **options}
+    given = {"special_tokens": "drop", "shard_size": 5, "cost_rows": 0, **options}
     return evaluate_agreement(as_dataset() if dataset is None else dataset, attributor, output, **given)
 
 
@@ -128,7 +128,7 @@ def test_a_sample_is_drawn_by_its_seed(attributor, tmp_path):
         ({"embeddings": "all"}, "unknown embeddings 'all'"),
         ({"options": Options(layer=1)}, "agreement is of every layer"),
         ({"options": Options(output_position=1)}, "at the position that the model's head reads"),
-        ({"options": Options(special_tokens="drop")}, "say special_tokens of the agreement"),
+        ({"options": Options(special_tokens="drop")}, "change no order of tokens: leave them out"),
         ({"sample": 0}, "sample must be a positive integer or None, got 0"),
         ({"sample": 2, "dataset": [{"text": "the key"}]}, "a sample is drawn from a Dataset or from files, got list"),
         ({"engine": "dask"}, "unknown engine 'dask'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from tiny_models import bert, gpt2, tokenizer
 from attnflow_hf import Attributor
 from attnflow_hf.errors import ArrayError, OptionError, TextError, TokenizerError
 from attnflow_hf.evaluation import blank_out, measure_faithfulness, summarize_faithfulness
-from attnflow_hf.evaluation.faithfulness import METRICS
+from attnflow_hf.evaluation.erased_texts import BINS
+from attnflow_hf.evaluation.faithfulness_result import METRICS
 
 TEXT = "the key old cat"  # weights 0, 2, 1, -1: the logit is 2
 SCORES = [9, 0.1, 0.4, 0.3, 0.2, 9]  # the highest are the, key, old, cat; special tokens do not count
@@ -46,6 +49,17 @@ def test_curves_worked_by_hand() -> None:
     np.testing.assert_allclose(found.deletion_area, area, rtol=0, atol=1e-12)
     area = (0.25 + sigmoid(2) + sigmoid(3) + sigmoid(2) + sigmoid(2) / 2) / 4
     np.testing.assert_allclose(found.insertion_area, area, rtol=0, atol=1e-12)
+
+
+def test_as_plain_values_for_json() -> None:
+    found = measure_faithfulness(bag_of_words(), TEXT, SCORES, n_points=2)[0]
+    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert values["deletion"] == found.deletion.tolist()
+    assert values["sufficiency"] == found.sufficiency
+    assert (values["target"]["label"], values["bins"], values["missing"]) == (found.target.label, list(BINS), None)
+    nothing = measure_faithfulness(bag_of_words(), "key", "random")[0].to_dict()
+    assert (nothing["sufficiency"], nothing["log_odds_of_bins"], nothing["missing"]) == (None, [None] * 5, "one token")
+    json.dumps(nothing, allow_nan=False)
 
 
 def test_replacements_weigh_what_they_weigh() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +170,12 @@ def test_importance_checks_itself() -> None:
         Importance(tokens, np.zeros(3), "blank_out", target, "logit", 0.5)
     with pytest.raises(ArrayError, match=r"scores must be finite, got nan at index \(1,\)"):
         Importance(tokens, np.array([0, np.nan]), "blank_out", target, "logit", 0.5)
+
+
+def test_as_plain_values_for_json() -> None:
+    found = blank_out(bag_of_words(), "the key", special_tokens="drop")
+    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert values["scores"] == found.scores.tolist()
+    assert (values["tokens"], values["positions"]) == (["the", "key"], [1, 2])
+    assert (values["target"]["index"], values["kind"], values["replacement"]) == (1, "blank_out", "unk")
+    assert "alignment" not in values

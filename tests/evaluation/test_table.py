@@ -177,7 +177,7 @@ def test_two_rows_for_one_cell(table):
         ({"columns": "layer", "rows": "model"}, "unknown column 'model'"),
         ({"columns": "layer", "spread": "sd"}, "unknown spread 'sd'"),
         ({"columns": "layer", "best": "high"}, "unknown best 'high'"),
-        ({"best": "max"}, "spread and best go with columns="),
+        ({"best": "max"}, "spread, best and beside go with columns="),
     ],
 )
 def test_bad_print_options(table, options, message):
@@ -210,3 +210,23 @@ def test_bad_files(tmp_path, text, message):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(FileFormatError, match=message):
         ResultTable.load(path)
+
+
+def test_columns_beside_a_pivot_are_printed_once(table):
+    costs = {"raw": 1.5, "rollout": 12.25}
+    rows = [{**each, "milliseconds": costs.get(each["method"]), "memory": "a_b"} for each in ROWS]
+    found = ResultTable.from_rows(rows[:4])
+    beside = ("milliseconds", "memory")
+    assert found.to_markdown(columns="layer", beside=beside) == (
+        "| method | layer 0 | layer 1 | milliseconds | memory |\n"
+        "| --- | --: | --: | --: | --- |\n"
+        "| raw | 0.690 | 0.100 | 1.50 | a_b |\n"
+        "| rollout | 0.320 | 0.380 | 12.25 | a_b |\n"
+    )
+    assert r"raw & 0.690 & 0.100 & 1.50 & a\_b \\" in found.to_latex(columns="layer", beside=beside)
+    with pytest.raises(OptionError, match=r"value differs within the row \('raw',\)"):
+        found.to_markdown(columns="layer", beside=["value"])
+    with pytest.raises(OptionError, match="unknown column 'price'"):
+        found.to_markdown(columns="layer", beside=["price"])
+    with pytest.raises(OptionError, match="spread, best and beside go with columns"):
+        found.to_markdown(beside=beside)

@@ -1,0 +1,175 @@
+"""`FaithfulnessRows`: for each text, how faithful the scores of several scorers are; a measure of runs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from attnflow_hf.evaluation.costs import Timed
+from attnflow_hf.evaluation.erased_texts import ErasedTexts, Erasing
+from attnflow_hf.evaluation.faithfulness_result import METRICS, Faithfulness
+from attnflow_hf.evaluation.measured_texts import SAMPLE_TEXT, MeasuredTexts
+from attnflow_hf.evaluation.scored_rows import Key, scored_rows, values_of
+from attnflow_hf.evaluation.scorers import RANDOM, ScorerSettings, Scoring, scores_of
+from attnflow_hf.evaluation.summary import Measured
+from attnflow_hf.inputs import Text
+from attnflow_hf.shards import Row
+
+OF_BINS = METRICS[:3]
+AREAS = METRICS[3:]
+_BY_ERASING = ("blank_out", RANDOM)
+NO_ODDS = "no probability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessSettings(ScorerSettings):
+    """What is measured, and how; `evaluate_faithfulness` explains each."""
+
+    text_column: str
+    special_tokens: str
+    measured_output: str
+    bins: Sequence[float]
+    n_points: int
+
+    def __post_init__(self) -> None:
+        """Check all that can be checked without a data set and a model."""
+        super().__post_init__()
+        self.erasing  # noqa: B018 checks itself
+
+    @property
+    def erasing(self) -> Erasing:
+        """How tokens go."""
+        return Erasing(self.replacement, self.measured_output, self.special_tokens, self.bins, self.n_points)
+
+
+@dataclass(frozen=True)
+class FaithfulnessRows(MeasuredTexts):
+    """Finds how faithful scores are, for an evaluation.
+
+    Attributes:
+        settings: What was asked for.
+        scorings: The scorers, with the layers that the model has.
+    """
+
+    settings: FaithfulnessSettings
+    scorings: tuple[Scoring, ...]
+
+    def schema(self) -> pa.Schema:
+        """Return the columns that are added.
+
+        Of each scoring those of its metrics, a list with a value for each bin or a number for an area; for all of them
+        `missing`, why its scores tell nothing, and `n_tied`, how many tokens share their score with another.
+        """
+        of_text = {"n_tokens": pa.int32(), "prediction_label": pa.string(), "output_value": pa.float64()}
+        values = {
+            f"{metric}_{scoring.label}": pa.list_(pa.float64()) if metric in OF_BINS else pa.float64()
+            for scoring in self.scorings
+            for metric in METRICS
+        }
+        of_scorings = {"missing": pa.list_(pa.string()), "n_tied": pa.list_(pa.int32())}
+        return pa.schema(list({**of_text, **values, **of_scorings, "error": pa.string()}.items()))
+
+    def result_rows(self, found: pa.Table) -> list[dict[str, Any]]:
+        """Return the rows of the results table, from the columns of all shards.
+
+        Those of single bins have the bin, those of all bins together and of areas have none.
+        """
+        known = found.filter(pc.is_valid(found["missing"]))
+        reasons = known["missing"].to_pylist()
+        measured: dict[Scoring, dict[Key, list[Measured]]] = {}
+        for index, scoring in enumerate(self.scorings):
+            why = [each[index] for each in reasons]
+            measured[scoring] = self._measured(known, scoring, why)
+        rows = scored_rows(measured, self.settings.compared_with)
+        how = {"replacement": self.settings.replacement, "special_tokens": self.settings.special_tokens}
+        return [{**row, **how} for row in rows] if len(known) else []
+
+    def timed(self, table: pa.Table) -> Iterator[Timed]:
+        """Yield what is timed: the scores of the table's texts by each scoring but chance."""
+        texts = self._read(table)
+        for scoring in self.scorings:
+            if scoring.method != RANDOM:
+                own = {"method": scoring.method, "layer": scoring.layer}
+                yield own, texts, partial(self._scores, scorings=[scoring])
+
+    def _measured(self, known: pa.Table, scoring: Scoring, why: Sequence[str | None]) -> dict[Key, list[Measured]]:
+        found: dict[Key, list[Measured]] = {}
+        for metric in METRICS:
+            column = known[f"{metric}_{scoring.label}"]
+            if metric in AREAS:
+                found[_key(metric)] = values_of(column, why, NO_ODDS)
+                continue
+            bins = [values_of(pc.list_element(column, i), why, NO_ODDS) for i in range(len(self.settings.bins))]
+            found[_key(metric)] = [_mean(each) for each in zip(*bins, strict=True)]
+            found |= {_key(metric, share): each for share, each in zip(self.settings.erasing.shares, bins, strict=True)}
+        return found
+
+    def _erased(self, texts: list[str]) -> ErasedTexts:
+        settings = self.settings
+        return ErasedTexts.of(self.attributor, list[Text](texts), settings.erasing, truncation=settings.truncation)
+
+    def _scores(
+        self, texts: list[str], scorings: Sequence[Scoring], erased: ErasedTexts | None = None
+    ) -> dict[Scoring, list[Any]]:
+        """Return the scores of texts by each scoring; those that erasing makes are given what it needs, or make it."""
+        others = [each for each in scorings if each.method not in _BY_ERASING]
+        found = scores_of(self.attributor, texts, others, self.settings)
+        for each in scorings:
+            if each.method in _BY_ERASING:
+                erased = erased or self._erased(texts)
+                is_random = each.method == RANDOM
+                found[each] = erased.random(self._seeds(texts)) if is_random else erased.leave_one_out()
+        return found
+
+    def _seeds(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """Return a seed for each text that depends on it alone, and not on where it stands."""
+        return [(self.settings.seed, *hashlib.sha256(text.encode()).digest()[:8]) for text in texts]
+
+    def _read(self, table: pa.Table) -> list[Any]:
+        return list(table[self.settings.text_column].to_pylist())
+
+    def _sample(self) -> Any:
+        return SAMPLE_TEXT
+
+    def _rows(self, texts: list[str]) -> list[Row]:
+        erased = self._erased(texts)
+        scores, seeds = self._scores(texts, self.scorings, erased), self._seeds(texts)
+        found = [erased.measure(scores[scoring], seeds) for scoring in self.scorings]
+        return [self._row(of_text) for of_text in zip(*found, strict=True)]
+
+    def _row(self, of_text: Sequence[Faithfulness]) -> Row:
+        first = of_text[0]
+        row: Row = {
+            "n_tokens": first.n_tokens,
+            "prediction_label": first.target.label,
+            "output_value": first.output_value,
+            "missing": [each.missing for each in of_text],
+            "n_tied": [each.n_tied for each in of_text],
+        }
+        for scoring, each in zip(self.scorings, of_text, strict=True):
+            for metric in OF_BINS:
+                values = getattr(each, f"{metric}_of_bins").tolist()
+                row[f"{metric}_{scoring.label}"] = [_or_null(value) for value in values]
+            row |= {f"{metric}_{scoring.label}": _or_null(getattr(each, metric)) for metric in AREAS}
+        return row
+
+
+def _key(metric: str, share: float | None = None) -> Key:
+    return ("metric", metric), ("bin", share)
+
+
+def _mean(of_bins: Sequence[Measured]) -> Measured:
+    """Return the mean over a text's bins, which all have a value or none."""
+    values = [each.value for each in of_bins if each.value is not None]
+    return Measured(sum(values) / len(values)) if values else of_bins[0]
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,195 @@
+"""Faithfulness over a data set against the library's functions on each text; what is missing, compared, timed."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from bag_of_words import bag_of_words
+from datasets import Dataset
+from tiny_models import bert, tokenizer
+
+from attnflow_hf import Attributor, Options
+from attnflow_hf.errors import OptionError, PositionError
+from attnflow_hf.evaluation import (
+    Bootstrap,
+    ResultTable,
+    evaluate_faithfulness,
+    gradient_x_input,
+    measure_faithfulness,
+)
+from attnflow_hf.evaluation.faithfulness_result import METRICS
+
+WORDS = "the key to the old cabinets is on a table and the cat sat near the mat".split()
+TEXTS = [" ".join(WORDS[row % 5 : row % 5 + 3 + row % 7]) for row in range(9)]
+
+
+@pytest.fixture
+def attributor():
+    return Attributor(bert(), tokenizer(), batch_size=8)
+
+
+def evaluate(attributor, output, texts=TEXTS, **options):
+    dataset = Dataset.from_dict({"text": texts, "id": list(range(len(texts)))})
+    given = {"shard_size": 4, "cost_rows": 0, "scorer": ["random", "rollout"], **options}
+    return evaluate_faithfulness(given.pop("dataset", dataset), attributor, output, **given)
+
+
+def shards(folder):
+    return pq.read_table(sorted(folder.glob("*.parquet"))).to_pydict()
+
+
+def test_values_are_those_of_measure_faithfulness_on_each_text(attributor, tmp_path):
+    pytest.importorskip("captum")
+    scorers = ["rollout", "blank_out", "gradient_x_input", "raw"]
+    options = Options(residual_weight=0.8)
+    report = evaluate(attributor, tmp_path / "out", scorer=scorers, layer=[0, -1], options=options, n_points=4)
+    assert (report.run.n_rows, report.run.n_shards, report.run.errors) == (9, 3, ())
+    found = shards(tmp_path / "out")
+    asked = {
+        "rollout_layer_0": lambda text: attributor(text, method="rollout", layer=0, residual_weight=0.8),
+        "rollout_layer_2": lambda text: attributor(text, method="rollout", residual_weight=0.8),
+        "raw_layer_0": lambda text: attributor(text, method="raw", layer=0),
+        "raw_layer_2": lambda text: attributor(text, method="raw"),
+        "blank_out": lambda _: "leave_one_out",
+        "gradient_x_input": lambda text: gradient_x_input(attributor, text),
+    }
+    for label, score in asked.items():
+        wanted = [measure_faithfulness(attributor, text, score(text), n_points=4)[0] for text in TEXTS]
+        for metric in METRICS:
+            of_bins = not metric.endswith("_area")
+            numbers = [getattr(each, f"{metric}_of_bins" if of_bins else metric) for each in wanted]
+            np.testing.assert_allclose(found[f"{metric}_{label}"], numbers, rtol=0, atol=1e-6)
+            method, _, layer = label.partition("_layer_")
+            own = {"method": method, "layer": int(layer) if layer else None, "metric": metric}
+            row = report.table.where(**own, bin=None).rows[0]
+            means = [getattr(each, metric) for each in wanted]
+            np.testing.assert_allclose([row["value"], row["std"]], [np.mean(means), np.std(means)], rtol=0, atol=1e-6)
+            assert (row["n"], row["n_missing"], row["difference"]) == (9, 0, None)  # nothing is compared
+            if of_bins:
+                of_bin = report.table.where(**own, bin=0.2).rows[0]["value"]
+                np.testing.assert_allclose(of_bin, np.mean([each[3] for each in numbers]), rtol=0, atol=1e-6)
+    assert found["prediction_label"] == [each.target.label for each in wanted]
+    np.testing.assert_allclose(found["output_value"], [each.output_value for each in wanted], rtol=0, atol=1e-6)
+    assert found["n_tokens"] == [each.n_tokens for each in wanted]
+
+
+def test_differences_are_paired(attributor, tmp_path):
+    found = evaluate(attributor, tmp_path / "out", layer="all").table.where(metric="sufficiency", bin=None)
+    values = shards(tmp_path / "out")
+    floor = np.mean(values["sufficiency_random"], axis=1)
+    assert [row["layer"] for row in found.rows] == [None, 0, 1, 2]
+    assert found.rows[0]["difference"] is None
+    for row in found.rows[1:]:
+        difference = np.mean(values[f"sufficiency_rollout_layer_{row['layer']}"], axis=1) - floor
+        wanted = [difference.mean(), *Bootstrap().interval(difference)]
+        shown = [row["difference"], row["difference_low"], row["difference_high"]]
+        np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-12)
+        assert (row["compared_with"], row["n_pairs"]) == ("random", 9)
+    scorers = ["raw", "blank_out", "rollout"]
+    others = evaluate(attributor, tmp_path / "raw", scorer=scorers, layer=[0, 1], compared_with="raw").table
+    bases = {(row["method"], row["layer"]): row["compared_with"] for row in others.rows}
+    assert bases[("rollout", 1)] == "raw_layer_1"
+    assert bases[("blank_out", None)] is None  # raw has no one layer to compare it with
+    assert bases[("raw", 0)] is None
+
+
+def test_chance_is_of_the_text_alone(attributor, tmp_path):
+    names = [f"{metric}_random" for metric in METRICS]
+    first = evaluate(attributor, tmp_path / "a", scorer="random")
+    evaluate(attributor, tmp_path / "b", TEXTS[::-1], scorer="random", shard_size=2)
+    evaluate(attributor, tmp_path / "c", scorer="random", seed=1)
+    a, b, c = (shards(tmp_path / name) for name in "abc")
+    for name in names:
+        np.testing.assert_allclose(a[name], b[name][::-1], rtol=0, atol=1e-6)
+    assert not np.allclose(a["comprehensiveness_random"], c["comprehensiveness_random"], atol=1e-6)
+    assert "### faithfulness" in first.to_markdown()
+    assert "less random" not in first.to_markdown()
+
+
+def test_a_run_goes_on_and_results_are_those_of_the_whole(attributor, tmp_path):
+    first = evaluate(attributor, tmp_path / "out")
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / "shard-00001.parquet").unlink()
+    again = evaluate(attributor, tmp_path / "out")
+    assert (again.run.n_computed, again.run.n_skipped) == (4, 5)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == kept
+    assert ResultTable.load(tmp_path / "out" / "results.json").rows == first.table.rows
+    with pytest.raises(OptionError, match=r"settings\.n_points: 10 there, 5 asked"):
+        evaluate(attributor, tmp_path / "out", n_points=5)
+
+
+def test_what_tells_nothing_is_missing_and_errors_are_recorded(tmp_path):
+    scorers = ["random", "blank_out"]
+    texts = ["the key old cat", "key", "", "the the", "old mat"]  # "the" weighs nothing, so that scores are constant
+    report = evaluate(bag_of_words(), tmp_path / "out", texts, scorer=scorers, measured_output="logit")
+    assert [row for row, _ in report.run.errors] == [2]
+    found = shards(tmp_path / "out")
+    assert found["missing"] == [[None] * 2, ["one token"] * 2, None, [None, "constant scores"], [None] * 2]
+    assert found["n_tied"] == [[0, 0], [0, 0], None, [0, 2], [0, 0]]
+    assert found["comprehensiveness_blank_out"][3] == [None] * 5
+    ceiling = report.table.where(method="blank_out", metric="comprehensiveness", bin=None).rows[0]
+    assert (ceiling["n"], ceiling["missing"]) == (2, "constant scores: 1; one token: 1")
+    assert ceiling["n_pairs"] == 2
+    odds = report.table.where(method="random", metric="log_odds", bin=None).rows[0]
+    assert (odds["value"], odds["missing"]) == (None, "no probability: 3; one token: 1")
+
+
+def test_costs_stand_beside_each_scorer_and_not_in_the_shards(attributor, tmp_path):
+    texts = ["", *TEXTS]
+    stream = ({"text": text} for text in texts)  # can be gone through once
+    report = evaluate(attributor, tmp_path / "out", dataset=stream, layer=[0, 1], cost_rows=3)
+    assert report.run.n_rows == 10
+    for row in report.table.rows:
+        assert (row["milliseconds"] is None) == (row["method"] == "random")
+        assert row["milliseconds"] is None or row["milliseconds"] > 0
+    markdown, latex = report.to_markdown(), (tmp_path / "out" / "results.tex").read_text()
+    assert "| insertion_area | milliseconds | peak_memory_mb |" in markdown
+    assert "each by itself, on the first 3 texts; memory: " in markdown
+    assert r"insertion\_area & milliseconds & peak\_memory\_mb \\" in latex
+    assert "\n% milliseconds a text" in latex
+    evaluate(attributor, tmp_path / "without", texts, layer=[0, 1])
+    files = sorted(path.name for path in (tmp_path / "out").glob("shard-*"))
+    evaluate(attributor, tmp_path / "again", dataset=({"text": text} for text in texts), layer=[0, 1], cost_rows=3)
+    for name in files:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert "milliseconds" not in ResultTable.load(tmp_path / "without" / "results.json").data.column_names
+    nothing = evaluate(attributor, tmp_path / "nothing", ["", ""], cost_rows=3)
+    assert nothing.table.rows == []
+    assert nothing.to_markdown() == ""
+    only_wrong = evaluate(attributor, tmp_path / "wrong", ["", "the key"], cost_rows=1)
+    assert "milliseconds" not in only_wrong.table.data.column_names
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"scorer": "flows"}, OptionError, "unknown scorer 'flows'"),
+        ({"scorer": []}, OptionError, "scorer must be one, or a list of different ones"),
+        ({"scorer": ["raw", "raw"]}, OptionError, "scorer must be one, or a list of different ones"),
+        ({"layer": "top"}, OptionError, "unknown layer 'top'"),
+        ({"layer": []}, OptionError, "layer is an empty list"),
+        ({"layer": [0, True]}, OptionError, r"layer must be an index, a list of them, or 'all', got \[0, True\]"),
+        ({"layer": 3}, PositionError, "layer 3 is out of range: there are 3"),
+        ({"layer": [2, -1]}, OptionError, r"layers must differ from each other, got \[2, -1\] of 3 layers"),
+        ({"compared_with": "raw"}, OptionError, "unknown compared_with 'raw'; choose one of 'random', 'rollout'"),
+        ({"measured_output": "log"}, OptionError, "unknown output 'log'"),
+        ({"special_tokens": "zero"}, OptionError, "unknown special_tokens 'zero'"),
+        ({"replacement": "sep"}, OptionError, "unknown replacement 'sep'"),
+        ({"bins": []}, OptionError, "bins must be shares of the tokens above 0 and up to 1"),
+        ({"bins": [0.1, 2]}, OptionError, "bins must be shares of the tokens above 0 and up to 1"),
+        ({"n_points": 0}, OptionError, "n_points must be a positive integer"),
+        ({"n_steps": 0}, OptionError, "n_steps must be a positive integer"),
+        ({"baseline": "none"}, OptionError, "unknown baseline 'none'"),
+        ({"seed": -1}, OptionError, "seed must be an integer from 0 on, got -1"),
+        ({"options": Options(layer=1)}, OptionError, "say layer of the evaluation"),
+        ({"options": Options(output_position=1)}, OptionError, "leave output_position out"),
+        ({"options": Options(normalize="max")}, OptionError, "change no order of tokens: leave them out"),
+        ({"cost_rows": -1}, OptionError, "cost_rows must be a number of rows, 0 or more, got -1"),
+        ({"shard_size": 0}, OptionError, "shard_size must be a positive integer, got 0"),
+        ({"on_error": "ignore"}, OptionError, "unknown on_error 'ignore'"),
+        ({"columns": ["label"]}, OptionError, "columns 'label' is no column of the data set"),
+    ],
+)
+def test_bad_options_stop_before_the_first_row(attributor, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(attributor, tmp_path / "out", **options)
+    assert not list(tmp_path.glob("out/shard*"))
