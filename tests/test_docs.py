@@ -119,7 +119,7 @@ def test_the_table_of_saturation_is_there():
 
 
 ROWS_OF_PLAUSIBILITY = re.findall(
-    r"^\| (raw|rollout|flow) \| (\d) \| (0\.\d+) \[.*\| (0\.\d+) \[.*\| 0\.", README, flags=re.M
+    r"^\| (raw|rollout|flow) \| (\d) \| (0\.\d+) \[[^|]*\| (0\.\d+) \[[^|]*\| 0\.[^|]*\| 0\.", README, flags=re.M
 )
 
 
@@ -138,7 +138,7 @@ def test_scores_find_the_words_that_humans_marked_as_the_readme_says(method, lay
 
 
 def test_the_table_of_plausibility_is_there():
-    assert len(ROWS_OF_PLAUSIBILITY) == 4
+    assert len(ROWS_OF_PLAUSIBILITY) == 6
 
 
 def test_there_are_blocks_to_run():
