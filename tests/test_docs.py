@@ -147,7 +147,7 @@ def test_there_are_blocks_to_run():
 
 
 SUBJECTS = {"attributor", "inputs", "results", "scores", "scored", "measured", "firsts", "seconds", "importances"}
-SUBJECTS |= {"function", "path", "rationales", "result", "graph"}
+SUBJECTS |= {"function", "path", "rationales", "result", "graph", "attributions", "sentences", "found", "config"}
 
 
 def test_public_names_and_options_are_in_the_readme():

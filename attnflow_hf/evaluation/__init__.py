@@ -17,6 +17,8 @@ _HOMES = {
     "Measured": "summary",
     "Plausibility": "plausibility",
     "PlausibilityOptions": "plausibility",
+    "PronounScores": "pronouns",
+    "PronounSentence": "pronouns",
     "Rationale": "rationales",
     "ResultTable": "table",
     "Summary": "summary",
@@ -31,9 +33,11 @@ _HOMES = {
     "input_gradient": "gradients",
     "integrated_gradients": "gradients",
     "layer_rows": "agreement",
+    "layer_table": "layers",
     "majority": "rationales",
     "measure_faithfulness": "faithfulness",
     "measure_plausibility": "plausibility",
+    "measure_pronouns": "masked_pronouns",
     "measured_cost": "cost",
     "randomizable_parts": "randomized",
     "randomize": "randomized",
@@ -41,8 +45,10 @@ _HOMES = {
     "read_eraser_movies": "rationales",
     "read_fair_rationales": "rationales",
     "read_rationales": "rationales",
+    "read_winogender": "winogender",
     "summarize": "summary",
     "summarize_faithfulness": "faithfulness_result",
+    "summarize_pronouns": "pronoun_summary",
 }
 __all__ = [
     "Agreement",
@@ -55,6 +61,8 @@ __all__ = [
     "Measured",
     "Plausibility",
     "PlausibilityOptions",
+    "PronounScores",
+    "PronounSentence",
     "Rationale",
     "ResultTable",
     "Summary",
@@ -69,9 +77,11 @@ __all__ = [
     "input_gradient",
     "integrated_gradients",
     "layer_rows",
+    "layer_table",
     "majority",
     "measure_faithfulness",
     "measure_plausibility",
+    "measure_pronouns",
     "measured_cost",
     "randomizable_parts",
     "randomize",
@@ -79,8 +89,10 @@ __all__ = [
     "read_eraser_movies",
     "read_fair_rationales",
     "read_rationales",
+    "read_winogender",
     "summarize",
     "summarize_faithfulness",
+    "summarize_pronouns",
 ]
 
 if TYPE_CHECKING:
@@ -94,6 +106,8 @@ if TYPE_CHECKING:
     from attnflow_hf.evaluation.faithfulness_result import Faithfulness, FaithfulnessSummary, summarize_faithfulness
     from attnflow_hf.evaluation.gradients import gradient_x_input, input_gradient, integrated_gradients
     from attnflow_hf.evaluation.importance import Importance, blank_out
+    from attnflow_hf.evaluation.layers import layer_table
+    from attnflow_hf.evaluation.masked_pronouns import measure_pronouns
     from attnflow_hf.evaluation.outputs import Target
     from attnflow_hf.evaluation.plausibility import (
         Plausibility,
@@ -101,6 +115,8 @@ if TYPE_CHECKING:
         chance_plausibility,
         measure_plausibility,
     )
+    from attnflow_hf.evaluation.pronoun_summary import summarize_pronouns
+    from attnflow_hf.evaluation.pronouns import PronounScores, PronounSentence
     from attnflow_hf.evaluation.randomized import agreement_with_randomized, randomizable_parts, randomize
     from attnflow_hf.evaluation.rationales import (
         Rationale,
@@ -111,6 +127,7 @@ if TYPE_CHECKING:
     )
     from attnflow_hf.evaluation.summary import Bootstrap, Measured, Summary, summarize
     from attnflow_hf.evaluation.table import ResultTable
+    from attnflow_hf.evaluation.winogender import read_winogender
 
 
 def __getattr__(name: str) -> Any:
