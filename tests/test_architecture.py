@@ -21,7 +21,7 @@ ROWS = [
     ["storage", "layer_graph", "word_attribution", "evaluation.scored", "evaluation.pivot", "evaluation.cost"],
     ["evaluation.agreement", "evaluation.word_scores", "evaluation.table", "evaluation.pronouns", "shapley_values"],
     ["evaluation.plausibility", "evaluation.pronoun_summary", "evaluation.winogender"],
-    ["saturation", "flow_result", "backends.flow_workspace", "page_sheet"],
+    ["saturation", "flow_result", "backends.flow_workspace", "page_sheet", "evaluation.pronoun_files"],
     ["attribution"],
     ["plot.subjects"],
     ["plot.bars", "plot.heat_maps", "plot.patches", "plot.graphs", "plot.flow_paths", "plot.rollout_ribbons"],

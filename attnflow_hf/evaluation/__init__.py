@@ -44,6 +44,7 @@ _HOMES = {
     "rank_agreement": "agreement",
     "read_eraser_movies": "rationales",
     "read_fair_rationales": "rationales",
+    "read_pronouns": "pronoun_files",
     "read_rationales": "rationales",
     "read_winogender": "winogender",
     "summarize": "summary",
@@ -88,6 +89,7 @@ __all__ = [
     "rank_agreement",
     "read_eraser_movies",
     "read_fair_rationales",
+    "read_pronouns",
     "read_rationales",
     "read_winogender",
     "summarize",
@@ -115,6 +117,7 @@ if TYPE_CHECKING:
         chance_plausibility,
         measure_plausibility,
     )
+    from attnflow_hf.evaluation.pronoun_files import read_pronouns
     from attnflow_hf.evaluation.pronoun_summary import summarize_pronouns
     from attnflow_hf.evaluation.pronouns import PronounScores, PronounSentence
     from attnflow_hf.evaluation.randomized import agreement_with_randomized, randomizable_parts, randomize

@@ -56,6 +56,7 @@ def summary_rows(
     for metric in METRICS:
         right = [each[metric] for each in choices]
         always_first = summarize(agreement_of(_ALWAYS_FIRST, each, None)[0] for each in right).mean
+        shown = None if always_first is None else round(always_first, 4)
         for method, of_sentences in scores.items():
             agreement = [agreement_of(*each, decimals) for each in zip(of_sentences, right, strict=True)]
             for layer, measured in enumerate(zip(*agreement, strict=True)):
@@ -67,7 +68,7 @@ def summary_rows(
                         **summarize(measured, bootstrap=bootstrap).to_row(),
                         "n_tied": sum(each.value == CHANCE for each in measured),
                         "chance": CHANCE,
-                        "always_first": always_first,
+                        "always_first": shown,
                     }
                 )
     return rows

@@ -1,12 +1,13 @@
 import csv
-import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pronoun_models import AUTHOR, MARY, id_of, known_model, model, wordpiece
 from tiny_models import bert, gpt2, make, minilm_folder, shared_folder, tokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from attnflow_hf import Attributor, Options
@@ -15,50 +16,12 @@ from attnflow_hf.evaluation import (
     PronounScores,
     PronounSentence,
     measure_pronouns,
+    read_pronouns,
     read_winogender,
     summarize_pronouns,
 )
 
-AUTHOR = PronounSentence("The author talked to Sara about [MASK] book.", ("author", "Sara"), (None, "female"))
-MARY = PronounSentence("Mary convinced John of [MASK] love.", ("Mary", "John"), ("female", "male"), referent="second")
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-PIECES = "the author talked to sar ##a about his her book . mary convince ##d john of love".split()
-
-
-def wordpiece():
-    """BERT's tokenizer; "Sara" and "convinced" are two pieces each."""
-    backend = Tokenizer(models.WordPiece({name: i for i, name in enumerate(SPECIALS + PIECES)}, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]", "cls_token": "[CLS]"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, sep_token="[SEP]", model_max_length=64, **names)
-
-
-def model(n_layers=2, **options):
-    return bert("BertForMaskedLM", vocab_size=len(SPECIALS + PIECES), num_hidden_layers=n_layers, **options)
-
-
-def id_of(word):
-    return len(SPECIALS) + PIECES.index(word)
-
-
-@torch.no_grad()
-def known_model(p_his, p_her):
-    """A model of two layers that attends to all tokens evenly, and says these probabilities whatever it reads."""
-    known = model()
-    for layer in known.bert.encoder.layer:
-        layer.attention.self.query.weight.zero_()
-        layer.attention.self.query.bias.zero_()
-    head = known.cls.predictions
-    head.transform.LayerNorm.weight.zero_()
-    head.transform.LayerNorm.bias.zero_()
-    others = (1 - p_his - p_her) / (known.config.vocab_size - 2)
-    head.bias.fill_(math.log(others))
-    head.bias[id_of("his")], head.bias[id_of("her")] = math.log(p_his), math.log(p_her)
-    return known
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +153,7 @@ def test_the_table_counts_by_hand():
     for (metric, _), row in rows.items():
         n, n_missing, first = (4, 1, 0.5) if metric == "prediction" else (3, 2, 2 / 3)
         assert (row["n"], row["n_missing"], row["chance"]) == (n, n_missing, 0.5)
-        assert row["always_first"] == pytest.approx(first)
+        assert row["always_first"] == pytest.approx(first, abs=5.1e-5)
         assert row["low"] <= row["value"] <= row["high"]
     assert rows["prediction", 0]["missing"] == "neither candidate has a gender: 1"
     assert rows["referent", 0]["missing"] == "it is not known who the pronoun stands for: 2"
@@ -293,6 +256,31 @@ def test_what_is_not_winogender(tmp_path):
         read_winogender(path, definite=0.5)
     with pytest.raises(FileFormatError, match=r"must be tab-separated, with occupation, bls_pct_female"):
         read_winogender(path, path)
+
+
+def test_a_file_of_sentences(tmp_path):
+    assert [each.id for each in read_pronouns(CONFIGS / "paper_pronouns.csv")] == ["4a", "4b"]
+    path = tmp_path / "a.csv"
+    header = "id,text,first,second,first_gender,second_gender,pronouns,referent"
+    rows = [[*each.to_row().values()] for each in (AUTHOR, MARY)]
+    path.write_text("\n".join([header, *(",".join(cell or "" for cell in row) for row in rows)]), encoding="utf-8")
+    assert read_pronouns(path) == [AUTHOR, MARY]
+    path.write_text(f"{header}\n,no mask,a,b,,,his/her,\n", encoding="utf-8")
+    with pytest.raises(FileFormatError, match=r"a\.csv', line 2: a text with one \[MASK\]"):
+        read_pronouns(path)
+    path.write_text(f"{header}\n", encoding="utf-8")
+    with pytest.raises(FileFormatError, match="holds no sentence"):
+        read_pronouns(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(FileFormatError, match="is not a CSV file in UTF-8"):
+        read_pronouns(path)
+    with pytest.raises(DatasetError, match="there is no file"):
+        read_pronouns(tmp_path / "b.csv")
+    with pytest.raises(OptionError, match="unknown format 'tsv'"):
+        read_pronouns(path, format="tsv")
+    template = "nurse\tpatient\t1\tThe $PARTICIPANT told a $OCCUPATION of $POSS_PRONOUN shift."
+    found = read_pronouns(write_winogender(tmp_path, template), format="winogender", definite=0.99)
+    assert [each.genders for each in found] == [(None, None)] * 2
 
 
 @pytest.mark.shared
