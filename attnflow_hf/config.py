@@ -20,9 +20,12 @@ from attnflow_hf.evaluation.evaluated import check_cost_rows
 from attnflow_hf.evaluation.evaluated_agreement import evaluate_agreement
 from attnflow_hf.evaluation.evaluated_faithfulness import evaluate_faithfulness
 from attnflow_hf.evaluation.evaluated_plausibility import evaluate_plausibility
+from attnflow_hf.evaluation.evaluated_pronouns import evaluate_pronouns
 from attnflow_hf.evaluation.evaluation_report import EvaluationReport
 from attnflow_hf.evaluation.faithfulness_rows import FaithfulnessSettings
 from attnflow_hf.evaluation.plausibility_rows import PlausibilitySettings
+from attnflow_hf.evaluation.pronoun_files import read_pronouns
+from attnflow_hf.evaluation.pronoun_rows import PronounSettings
 from attnflow_hf.evaluation.rationales import read_rationales
 from attnflow_hf.measured_run import check_engine
 from attnflow_hf.options import Options
@@ -46,6 +49,7 @@ _PATHS_IN_YAML: dict[Any, Any] = {
 _NOT_OF_RUN = {
     "dataset",
     "rationales",
+    "sentences",
     "attributor",
     "output",
     "options",
@@ -89,6 +93,7 @@ EVALUATIONS = {
     "agreement": Evaluation(evaluate_agreement, load_rows, AgreementSettings),
     "faithfulness": Evaluation(evaluate_faithfulness, load_rows, FaithfulnessSettings),
     "plausibility": Evaluation(evaluate_plausibility, read_rationales, PlausibilitySettings),
+    "pronouns": Evaluation(evaluate_pronouns, read_pronouns, PronounSettings),
 }
 SECTIONS = _sections_of(run_dataset, load_rows)
 """The type of each key, by section; the top's name is empty. They are the arguments of the functions that are called,
@@ -107,7 +112,7 @@ class RunConfig:
 
     Attributes:
         model: The arguments of `Attributor.from_pretrained`.
-        dataset: Those of `load_rows`; of `read_rationales` for plausibility.
+        dataset: Those of `load_rows`; of `read_rationales` for plausibility, of `read_pronouns` for pronouns.
         output: The folder of the shards.
         run: The keywords of `run_dataset`, or of the function of the evaluation.
         evaluation: Which evaluation; empty for a dataset run.
@@ -144,8 +149,8 @@ def load_config(path: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
 def load_evaluation(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """Return the evaluation that a YAML file describes.
 
-    Its key `evaluation` says which, `"agreement"` (the default), `"faithfulness"` or `"plausibility"`; its other keys
-    are the keywords of that function, as `EVALUATIONS` has it.
+    Its key `evaluation` says which, `"agreement"` (the default), `"faithfulness"`, `"plausibility"` or `"pronouns"`;
+    its other keys are the keywords of that function, as `EVALUATIONS` has it.
 
     Args:
         path: The file.

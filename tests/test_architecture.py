@@ -49,6 +49,7 @@ ROWS = [
     ["attached", "run_settings", "shards", "evaluation.randomized", "evaluation.scored_rows"],
     ["evaluation.measured_texts"],
     ["evaluation.agreement_rows", "evaluation.faithfulness_rows", "evaluation.plausibility_rows"],
+    ["evaluation.pronoun_rows"],
     ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
     ["shard_maker", "explained_rows", "nodes", "run_page"],
     ["run_work"],
@@ -57,6 +58,7 @@ ROWS = [
     ["pipeline", "runs", "cli_model", "evaluation.evaluation_report"],
     ["evaluation.evaluated"],
     ["evaluation.evaluated_agreement", "evaluation.evaluated_faithfulness", "evaluation.evaluated_plausibility"],
+    ["evaluation.evaluated_pronouns"],
     ["evaluation"],
     ["config"],
     ["run_command"],
@@ -71,9 +73,14 @@ TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
 NUMBERS_OF_PLOTS = {"plot.subjects", "plot.ribbons"}
 OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.faithfulness_rows"}
-OF_EVALUATION |= {"evaluation.plausibility_rows", "evaluation.scored_rows", "evaluation.evaluated"}
+OF_EVALUATION |= {
+    "evaluation.plausibility_rows",
+    "evaluation.pronoun_rows",
+    "evaluation.scored_rows",
+    "evaluation.evaluated",
+}
 OF_EVALUATION |= {"evaluation.measured_texts"}
-EVALUATED = {f"evaluation.evaluated_{name}" for name in ("agreement", "faithfulness", "plausibility")}
+EVALUATED = {f"evaluation.evaluated_{name}" for name in ("agreement", "faithfulness", "plausibility", "pronouns")}
 GUARDED = {
     "networkx": {"backends.flow_networkx"},
     "numba": {"backends.flow_workspace", "backends.flow_numba"},

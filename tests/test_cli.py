@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 import datasets
 import numpy as np
+import pronoun_models
 import pyarrow.parquet as pq
 import pytest
 import tiny_models
@@ -422,7 +423,7 @@ def test_defaults_are_those_of_python() -> None:
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OF_PAPER = sorted(CONFIGS.glob("paper_*.yaml"))
+OF_PAPER = sorted(CONFIGS.glob("paper_table*.yaml"))
 OF_SCORERS = [CONFIGS / "faithfulness_sst2.yaml", CONFIGS / "plausibility_sst.yaml"]
 SENTENCES = ["the keys to the cabinet", "", "the old cabinet", "a cat", "the authors of the book"]
 
@@ -598,6 +599,19 @@ def test_the_examples_of_other_evaluations_run(path: Path, there: Path) -> None:
     assert scorers == wanted
     assert "| milliseconds | peak_memory_mb |" in result.out
     assert "### less random, text by text" in result.out
+
+
+def test_the_papers_pronouns_run(there: Path) -> None:
+    folder = there / "masked"
+    pronoun_models.model().save_pretrained(folder)
+    pronoun_models.wordpiece().save_pretrained(folder)
+    own = {"dataset.path": CONFIGS / "paper_pronouns.csv", "model.name": folder}
+    assignments = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
+    result = attnflow("evaluate", str(CONFIGS / "paper_pronouns.yaml"), *assignments, "--output", "out")
+    assert (result.code, result.err) == (0, "")
+    start = r"out: 2 rows in 1 shard, \S+ bytes a row\ncomputed now: 2 in .*; errors: 0\n\n### prediction: n = 2 "
+    assert re.match(start, result.out)
+    assert columns("out")["id"] == ["4a", "4b"]
 
 
 def test_a_wrong_config_of_an_evaluation_is_told(run: Run, there: Path) -> None:

@@ -117,21 +117,23 @@ def test_no_argument_lacks_a_key() -> None:
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_the_keys_of_evaluations_are_the_keywords_of_their_functions(tmp_path: Path, name: str) -> None:
     asked, sections = EVALUATIONS[name], EVALUATION_SECTIONS[name]
-    not_in_configs = {"dataset", "rationales", "attributor", "output", "options", "split", "progress"}
+    not_in_configs = {"dataset", "rationales", "sentences", "attributor", "output", "options", "split", "progress"}
     keywords = inspect.signature(asked.function).parameters.keys()
     assert sections[""].keys() - {"evaluation", "output"} == keywords - not_in_configs
     assert sections["dataset"].keys() == inspect.signature(asked.load).parameters.keys()
     assert {field.name for field in fields(asked.settings)} <= keywords
     for types in sections.values():
         assert not any("<" in describe(hint) for hint in types.values())
-    own = {"special_tokens": "keep"} if name == "agreement" else {"n_steps": 3}
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump({**LEAST, "sample": 5, "norm": "sum", **own}))
+    own = {"agreement": {"special_tokens": "keep", "norm": "sum"}, "pronouns": {"decimals": 5}}.get(
+        name, {"n_steps": 3}
+    )
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({**LEAST, "sample": 5, **own}))
     more = {"dataset": {"path": "a.csv", "format": "fair_rationales"}} if name == "plausibility" else {}
     config = load_evaluation(tmp_path / "a.yaml", {"evaluation": name, "options.residual_weight": 0.8, **more})
     inspect.signature(asked.function).bind("rows", "attributor", config.output, **config.run, progress=False)
     inspect.signature(asked.load).bind(**config.dataset)
     assert config.evaluation == name
-    assert config.run == {"sample": 5, "norm": "sum", "options": Options(residual_weight=0.8), **own}
+    assert config.run == {"sample": 5, "options": Options(residual_weight=0.8), **own}
 
 
 @pytest.mark.parametrize(
@@ -140,13 +142,16 @@ def test_the_keys_of_evaluations_are_the_keywords_of_their_functions(tmp_path: P
         (
             {"evaluation": "faithful"},
             [
-                "evaluation: unknown evaluation 'faithful'; choose one of 'agreement', 'faithfulness', 'plausibility' "
-                "(did you mean 'faithfulness'?)"
+                "evaluation: unknown evaluation 'faithful'; choose one of 'agreement', 'faithfulness', 'plausibility', "
+                "'pronouns' (did you mean 'faithfulness'?)"
             ],
         ),
         (
             {"evaluation": ["agreement"]},
-            ["evaluation: unknown evaluation ['agreement']; choose one of 'agreement', 'faithfulness', 'plausibility'"],
+            [
+                "evaluation: unknown evaluation ['agreement']; choose one of 'agreement', 'faithfulness', "
+                "'plausibility', 'pronouns'"
+            ],
         ),
         ({"evaluation": "agreement", "output": "out"}, ["special_tokens: missing; every run needs it"]),
         ({}, ["special_tokens: missing; every run needs it"]),
@@ -170,6 +175,19 @@ def test_the_keys_of_evaluations_are_the_keywords_of_their_functions(tmp_path: P
             ],
         ),
         ({"evaluation": "plausibility"}, ["dataset.format: missing; every run needs it"]),
+        (
+            {
+                "evaluation": "pronouns",
+                "dataset": {"path": "a.tsv", "format": "winogender", "share": "us"},
+                "options": {"layer": 2},
+                "special_tokens": "drop",
+            },
+            [
+                "special_tokens: unknown key, got \"drop\" (did you mean 'options.special_tokens'?)",
+                "dataset.share: \"us\"; needed: 'bls', 'bergsma'",
+                "options: pronouns are explained at the mask, by every layer's values as they are; leave layer out",
+            ],
+        ),
         (
             {
                 "evaluation": "plausibility",

@@ -29,6 +29,7 @@ _HOMES = {
     "evaluate_agreement": "evaluated_agreement",
     "evaluate_faithfulness": "evaluated_faithfulness",
     "evaluate_plausibility": "evaluated_plausibility",
+    "evaluate_pronouns": "evaluated_pronouns",
     "gradient_x_input": "gradients",
     "input_gradient": "gradients",
     "integrated_gradients": "gradients",
@@ -74,6 +75,7 @@ __all__ = [
     "evaluate_agreement",
     "evaluate_faithfulness",
     "evaluate_plausibility",
+    "evaluate_pronouns",
     "gradient_x_input",
     "input_gradient",
     "integrated_gradients",
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from attnflow_hf.evaluation.evaluated_agreement import evaluate_agreement
     from attnflow_hf.evaluation.evaluated_faithfulness import evaluate_faithfulness
     from attnflow_hf.evaluation.evaluated_plausibility import evaluate_plausibility
+    from attnflow_hf.evaluation.evaluated_pronouns import evaluate_pronouns
     from attnflow_hf.evaluation.evaluation_report import EvaluationReport
     from attnflow_hf.evaluation.faithfulness import measure_faithfulness
     from attnflow_hf.evaluation.faithfulness_result import Faithfulness, FaithfulnessSummary, summarize_faithfulness

@@ -16,7 +16,6 @@ from datasets import Dataset
 from attnflow_hf.errors import OptionError
 from attnflow_hf.evaluation.costs import Timed, costs_of, with_costs
 from attnflow_hf.evaluation.evaluation_report import EvaluationReport, Layout
-from attnflow_hf.evaluation.score_settings import ScoreSettings
 from attnflow_hf.evaluation.table import ResultTable
 from attnflow_hf.manifest import Manifest, finished
 from attnflow_hf.measured_run import check_engine, run_measure
@@ -27,11 +26,18 @@ from attnflow_hf.run_sources import Source, chosen_rows, kept_columns, source_of
 from attnflow_hf.shard_maker import Measure
 
 
+class EvaluationSettings(Protocol):
+    """What was asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+
+
 class EvaluationMeasure(Measure, Protocol):
     """A measure of runs whose shards can be summed up."""
 
     @property
-    def settings(self) -> ScoreSettings:
+    def settings(self) -> EvaluationSettings:
         """What was asked for."""
 
     def result_rows(self, found: pa.Table) -> list[dict[str, Any]]:
