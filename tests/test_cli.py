@@ -424,6 +424,7 @@ def test_defaults_are_those_of_python() -> None:
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 OF_PAPER = sorted(CONFIGS.glob("paper_table*.yaml"))
+OF_PRONOUNS = CONFIGS / "paper_pronouns.yaml"
 OF_SCORERS = [CONFIGS / "faithfulness_sst2.yaml", CONFIGS / "plausibility_sst.yaml"]
 SENTENCES = ["the keys to the cabinet", "", "the old cabinet", "a cat", "the authors of the book"]
 
@@ -542,7 +543,7 @@ def test_bars_are_for_terminals_and_not_for_quiet_ones(run: Run, there: Path, mo
 
 @pytest.mark.parametrize(
     "path",
-    sorted({*CONFIGS.glob("*.yaml")} - {*OF_PAPER, *OF_SCORERS, CONFIGS / "verb_number.yaml"}),
+    sorted({*CONFIGS.glob("*.yaml")} - {*OF_PAPER, *OF_SCORERS, OF_PRONOUNS, CONFIGS / "verb_number.yaml"}),
     ids=lambda path: path.stem,
 )
 def test_the_examples_run(path: Path, there: Path) -> None:
@@ -607,7 +608,7 @@ def test_the_papers_pronouns_run(there: Path) -> None:
     pronoun_models.wordpiece().save_pretrained(folder)
     own = {"dataset.path": CONFIGS / "paper_pronouns.csv", "model.name": folder}
     assignments = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
-    result = attnflow("evaluate", str(CONFIGS / "paper_pronouns.yaml"), *assignments, "--output", "out")
+    result = attnflow("evaluate", str(OF_PRONOUNS), *assignments, "--output", "out")
     assert (result.code, result.err) == (0, "")
     start = r"out: 2 rows in 1 shard, \S+ bytes a row\ncomputed now: 2 in .*; errors: 0\n\n### prediction: n = 2 "
     assert re.match(start, result.out)
