@@ -11,9 +11,12 @@ import torch
 from tiny_models import shared_folder
 
 from attnflow_hf import Attributor
-from attnflow_hf.evaluation import blank_out, input_gradient, layer_rows
+from attnflow_hf.config import load_evaluation
+from attnflow_hf.evaluation import blank_out, evaluate_agreement, input_gradient, layer_rows
+from attnflow_hf.run_files import load_rows
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CELL = r"\| (-?[\d.]+) ± ([\d.]+) \(-?[\d.]+\) "
 ROWS = re.findall(rf"^\| (raw|rollout|flow)(, gradients)? {CELL * 3}\|$", README, flags=re.M)
 LAYERS = (0, 2, 5)
@@ -51,3 +54,15 @@ def test_the_papers_tables_are_as_the_readme_says(row):
     rows = layer_rows(found, importance(kind or "blank-out"), **how)
     computed = [number for layer in LAYERS for number in (rows[layer]["value"], rows[layer]["std"])]
     np.testing.assert_allclose(computed, [float(number) for number in shown], rtol=0, atol=0.01)
+
+
+@pytest.mark.network
+def test_table_3_on_the_papers_own_model(tmp_path):
+    config = load_evaluation(ROOT / "configs" / "paper_table3.yaml", {"sample": 10})
+    attributor = Attributor.from_pretrained(**config.model)
+    report = evaluate_agreement(load_rows(**config.dataset), attributor, tmp_path / "table3", **config.run)
+    assert report.run.n_rows == 10
+    for method in ("raw", "rollout", "flow"):
+        rows = report.table.where(importance="input_gradient", method=method, metric="spearman").rows
+        assert [row["layer"] for row in rows] == list(range(6))
+        assert all(-1 <= row["value"] <= 1 for row in rows)
