@@ -60,7 +60,7 @@ def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool) ->
 
 
 def result_row(by_method: Mapping[str, Attribution], *, words: bool) -> dict[str, Any]:
-    """Return a row of `result_schema`: one text's attributions by each method."""
+    """Return a row of `result_schema`: one text's attributions by each method; `offsets` as the array they are."""
     first = next(iter(by_method.values()))
     says = first.prediction
     row = {

@@ -23,6 +23,7 @@ from attnflow_hf.inputs import Text
 from attnflow_hf.loading import EMBEDDED_MODEL
 from attnflow_hf.options import Options
 from attnflow_hf.shards import result_row
+from attnflow_hf.storage import to_plain
 
 TASK = "text-attribution"
 OPTIONS = ("method", "words", "truncation", *(field.name for field in fields(Options)))
@@ -128,7 +129,8 @@ class TextAttributionPipeline(_Pipeline):  # type: ignore[misc]
     def postprocess(self, model_outputs: Mapping[str, Any], words: bool = False) -> dict[str, Any]:
         """Return the row of one text."""
         found = model_outputs["found"]  # a list of one where no batch was taken apart
-        return result_row(found[0] if isinstance(found, list) else found, words=words)
+        row = result_row(found[0] if isinstance(found, list) else found, words=words)
+        return {name: to_plain(value) for name, value in row.items()}
 
 
 def _unknown(name: str) -> str:
