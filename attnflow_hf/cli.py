@@ -164,9 +164,11 @@ def run(config: _Config, assignments: _Set = None, output: _Output = None, quiet
 
 @app.command()
 def evaluate(config: _Config, assignments: _Set = None, output: _Output = None, quiet: _Quiet = False) -> None:
-    """Print how far attributions of each layer agree with importance, over a data set; a folder keeps what was found.
+    """Print how true attributions are, over a data set, and what they cost; a folder keeps what was found.
 
-    Example: attnflow evaluate configs/paper_table1.yaml
+    The config says how: by agreement with importance, faithfulness, plausibility, or pronouns.
+
+    Example: attnflow evaluate configs/faithfulness_sst2.yaml
     """
     _run_config("evaluate_config", config, assignments, output, quiet)
 
