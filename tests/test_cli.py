@@ -405,7 +405,7 @@ def test_a_folder_that_is_missing_is_named(run: Run, tmp_path: Path) -> None:
         ("head_reduction", HEAD_REDUCTIONS),
         ("normalize", NORMALIZATIONS),
         ("special_tokens", SPECIAL_TOKENS),
-        ("format", tuple(cli._RENDERERS)),
+        ("format", (*cli._RENDERERS, "html")),
     ],
 )
 def test_choices_are_those_of_the_modules(option: str, valid: tuple[str, ...]) -> None:
