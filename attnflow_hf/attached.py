@@ -15,13 +15,16 @@ from attnflow_hf.attributing import attribute_reading
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.capture import Capture, Store, report_on
+from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import capturing
+from attnflow_hf.grad_capture import GradCapture
 from attnflow_hf.inputs import Sample
 from attnflow_hf.options import Options
 from attnflow_hf.pooling import decoder_tokens, decoder_watched
 from attnflow_hf.reader import Reading, is_head_mean, reading_of
 from attnflow_hf.signals import signal_tokens
+from attnflow_hf.targets import Target, one_for_each, target_of
 from attnflow_hf.tokens import Tokens
 
 
@@ -51,12 +54,40 @@ class Attached:
         report = report_on(model, with_decoder=with_decoder, like=inputs)
         sizes = {**inputs, "decoder_input_ids": inputs["input_ids"]} if with_decoder else inputs  # it reads as many
         store = Store(report, sizes)
-        heads = self.options.head_reduction
+        if self.options.kind.needs_target:
+            return self._read_target(forward, inputs, tokens, report, store)
+        heads = self.options.heads
         recorder = Recorder(store.receive, heads, block_size=report.block_size, has_sinks=report.has_sinks)
         with capturing(model, report, recorder), ExitStack() as stack:
             decoder_ids = stack.enter_context(decoder_watched(model, recorder)) if with_decoder else []
             outputs = forward()
         captured = Capture(store.finished(), outputs.get("logits"), report, model.dtype.itemsize < 4)
+        rows = enumerate(tokens)
+        return outputs, [self._reading(captured, row, inputs, known, decoder_ids) for row, known in rows]
+
+    def _read_target(
+        self,
+        forward: Any,
+        inputs: Mapping[str, Any],
+        tokens: Sequence[Tokens | None],
+        report: CaptureReport,
+        store: Store,
+    ) -> tuple[Any, list[Reading]]:
+        """Return the same with weights of the target of each row; what the pipeline gets asks for no gradients."""
+        model, tokenizer, options = self.attributor.model, self.attributor.tokenizer, self.options
+        asked = one_for_each(options.target, len(tokens))
+        grads = GradCapture(model, report, store, head_reduction=options.heads, relu=options.relu)
+
+        def find(logits: torch.Tensor) -> list[Target]:
+            pairs = zip(logits.detach(), asked, strict=True)
+            return [target_of(model, tokenizer, of_classes, each, None) for of_classes, each in pairs]
+
+        with grads.capturing(), ExitStack() as stack:
+            decoder_ids = stack.enter_context(decoder_watched(model, grads.recorder)) if report.has_decoder else []
+            outputs = forward()
+            captured = grads.finish(outputs.get("logits"), find)
+        for name, value in outputs.items():
+            outputs[name] = value.detach() if isinstance(value, torch.Tensor) else value
         rows = enumerate(tokens)
         return outputs, [self._reading(captured, row, inputs, known, decoder_ids) for row, known in rows]
 
@@ -85,7 +116,7 @@ class Attached:
             row,
             Sample(tokens, {}, decoder),
             real=None if mask is None else mask[row].bool().cpu().numpy(),
-            is_head_mean=is_head_mean(self.options.head_reduction),
+            is_head_mean=is_head_mean(self.options.heads),
         )
         return replace(found, head_position=position)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from itertools import product
 from types import CodeType
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers.masking_utils import eager_mask
 
 from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.errors import CaptureError, check_index
-from attnflow_hf.query_blocks import QueryBlocks, queries_of, sample_groups, samples_of
+from attnflow_hf.query_blocks import Part, QueryBlocks
 
 IMPLEMENTATION = "attnflow_hf"
 _recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
@@ -75,9 +74,14 @@ class Recorder:
         if self.has_sinks:
             missing = 1 - weights.sum(dim=-1, keepdim=True, dtype=torch.float32)
             weights = torch.cat([missing.clamp_min(0), weights], dim=-1)
+        return self.reduce_heads(weights)
+
+    def reduce_heads(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return numbers `[batch, head, query, key]` with their heads as one, float32."""
         if isinstance(self.head_reduction, str):
-            if self.head_reduction == "mean":
-                return weights.mean(dim=1, dtype=torch.float32)
+            if self.head_reduction in ("mean", "sum"):
+                reduction = weights.mean if self.head_reduction == "mean" else weights.sum
+                return reduction(dim=1, dtype=torch.float32)
             return (weights.amax(dim=1) if self.head_reduction == "max" else weights.amin(dim=1)).float()
         heads = [self.head_reduction] if isinstance(self.head_reduction, (int, np.integer)) else self.head_reduction
         name = f"head (of layer {self.n_calls - 1})"
@@ -96,43 +100,35 @@ class Recorder:
     ) -> tuple[torch.Tensor, None]:
         """Return the output of the model's eager attention, and record its weights."""
         self.n_calls += 1
-        n_queries, n_keys = query.shape[2], key.shape[2]
-        blocks = self.blocks.of(n_queries, n_keys, attention_mask, named)
-        groups = [slice(0, len(query))]
-        if query.device.type == "cpu":
-            n_pairs = max((rows.stop - rows.start) * (keys.stop - keys.start) for rows, keys in blocks)
-            groups = sample_groups(len(query), query.shape[1] * n_pairs, attention_mask, named)
-        if len(blocks) == len(groups) == 1:
+        parts = self.blocks.parts(query, key, attention_mask, named)
+        if len(parts) == 1 and parts[0].is_whole:
             return self._attend_at_once(eager, module, query, key, value, attention_mask, **named)
-        if len(blocks) > 1 and key.device.type == "cpu":
-            key = key.transpose(2, 3).contiguous().transpose(2, 3)  # as the product of each block wants to read it
+        n_queries, n_keys = query.shape[2], key.shape[2]
+        arguments = arguments_of(query, as_read(key, parts), value, attention_mask, named)
         output = matrix = None
-        for samples, (rows, keys) in product(groups, blocks):
-            mask = queries_of(samples_of(attention_mask, samples, len(query)), rows, n_queries, None)
-            if mask is not None and keys != slice(0, n_keys):
-                mask = mask[..., keys]
-            parts = {
-                name: queries_of(samples_of(given, samples, len(query)), rows, n_queries, n_keys)
-                for name, given in named.items()
-            }
-            values = value[samples, :, keys]
-            part, weights = eager(module, query[samples, :, rows], key[samples, :, keys], values, mask, **parts)
+        for each in parts:
+            given = each.of(arguments)
+            part, weights = call_eager(eager, module, given)
             if self.look is not None:
-                self.look(values, part, weights)
+                self.look(given["value"], part, weights)
             reduced = self.reduce(weights)
             del weights
             if output is None or matrix is None:
                 output = part.new_empty(len(query), n_queries, *part.shape[2:])
-                new = reduced.new_zeros if any(keys != slice(0, n_keys) for _, keys in blocks) else reduced.new_empty
+                new = reduced.new_zeros if any(p.keys != slice(0, n_keys) for p in parts) else reduced.new_empty
                 matrix = new(len(query), n_queries, n_keys + self.has_sinks)
-            output[samples, rows] = part
-            if self.has_sinks:
-                matrix[samples, rows, 0] = reduced[..., 0]
-            matrix[samples, rows, self.has_sinks :][..., keys] = reduced[..., self.has_sinks :]
+            output[each.samples, each.rows] = part
+            self.put(matrix, each, reduced)
         assert output is not None
         assert matrix is not None
         self.receive(matrix)
         return (torch.zeros_like(output) if self.silent else output), None
+
+    def put(self, matrix: torch.Tensor, part: Part, reduced: torch.Tensor) -> None:
+        """Write the reduced weights of a part into the `[batch, query, key]` of all."""
+        if self.has_sinks:
+            matrix[part.samples, part.rows, 0] = reduced[..., 0]
+        matrix[part.samples, part.rows, self.has_sinks :][..., part.keys] = reduced[..., self.has_sinks :]
 
     def _attend_at_once(
         self,
@@ -150,6 +146,27 @@ class Recorder:
             self.look(value, output, weights)
         self.receive(self.reduce(weights))
         return (torch.zeros_like(output) if self.silent else output), None
+
+
+def as_read(key: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
+    """Return the keys as the product of each block of queries wants to read them."""
+    has_blocks = parts[0].rows != slice(0, parts[0].size[1])
+    return key.transpose(2, 3).contiguous().transpose(2, 3) if has_blocks and key.device.type == "cpu" else key
+
+
+def arguments_of(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, named: dict[str, Any]
+) -> dict[str, Any]:
+    """Return an attention's arguments by name, those that it takes by their place first."""
+    return {"query": query, "key": key, "value": value, "attention_mask": mask, **named}
+
+
+def call_eager(eager: Callable[..., Any], module: nn.Module, arguments: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the output and the weights of an eager attention, of what `arguments_of` returned."""
+    named = dict(arguments)
+    placed = [named.pop(name) for name in ("query", "key", "value", "attention_mask")]  # some call them otherwise
+    output, weights = eager(module, *placed, **named)
+    return output, weights
 
 
 @contextmanager

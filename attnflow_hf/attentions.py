@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from attnflow_hf.errors import ArrayError, BoolArray, OptionError, check_choice, check_index
 
-HEAD_REDUCTIONS = ("max", "mean", "min")
+HEAD_REDUCTIONS = ("max", "mean", "min", "sum")
 HeadReduction = str | int | Sequence[int]
 
 ROW_SUM_TOLERANCE = 1e-3
@@ -120,6 +120,15 @@ def check_head_reduction(head_reduction: HeadReduction) -> None:
         )
 
 
+def plain_heads(head_reduction: HeadReduction) -> str | int | tuple[int, ...]:
+    """Return a head reduction as an attribution records it."""
+    if isinstance(head_reduction, str):
+        return head_reduction
+    return (
+        int(head_reduction) if isinstance(head_reduction, (int, np.integer)) else tuple(int(h) for h in head_reduction)
+    )
+
+
 def reduce_heads(
     heads: npt.NDArray[np.floating], head_reduction: HeadReduction, layer: int
 ) -> npt.NDArray[np.floating]:
@@ -127,7 +136,7 @@ def reduce_heads(
 
     Args:
         heads: `[head, query, key]`, float32 or float64.
-        head_reduction: `"mean"`, `"max"`, `"min"`, an index, or a list of indices whose mean is taken.
+        head_reduction: `"mean"`, `"sum"`, `"max"`, `"min"`, an index, or a list of indices whose mean is taken.
         layer: For the message of an error.
 
     Returns:

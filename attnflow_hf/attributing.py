@@ -18,6 +18,7 @@ from attnflow_hf.prediction import Prediction, predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
 from attnflow_hf.readout import resolve_position
 from attnflow_hf.scoring import Wrapped, score
+from attnflow_hf.target_capture import TargetCapture
 from attnflow_hf.threads import map_ahead, n_cores
 
 Result = TypeVar("Result")
@@ -68,6 +69,8 @@ def attribute_each(
     """
     folds = options.keep == "rollout"
     backends = backends_of(methods, "auto" if folds else options.backend)
+    for method in methods:
+        options.residual_of(method)
     if folds and list(backends) != ["rollout"]:
         raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
     work_of_texts = _work_of_layer([len(sample) for sample in inputs.samples], options)
@@ -140,16 +143,22 @@ def _generated(wrapped: Wrapped, reading: Reading, position: int, token_id: int)
 
 def _read(wrapped: Wrapped, inputs: Given, options: Options) -> Iterator[tuple[int, Reading]]:
     """Yield each input's index and what the model made of it, in the order of the forward passes."""
-    folds, heads = options.keep == "rollout", options.head_reduction
+    folds, heads = options.keep == "rollout", options.heads
+    take = TargetCapture(wrapped.model, wrapped.tokenizer, inputs, options) if options.kind.needs_target else None
     if folds and (inputs.signals is not None or any(sample.decoder is not None for sample in inputs.samples)):
         raise OptionError(
             "keep='rollout' is for text and one stack of layers, not for images, sound, or an encoder with its decoder"
         )
     if inputs.signals is not None:
-        return read_signals(wrapped.model, inputs.signals, inputs.decoders, head_reduction=heads)
+        return read_signals(wrapped.model, inputs.signals, inputs.decoders, head_reduction=heads, take=take)
     if not folds:
         return read_samples(
-            wrapped.model, wrapped.tokenizer, inputs.samples, batch_size=wrapped.batch_size, head_reduction=heads
+            wrapped.model,
+            wrapped.tokenizer,
+            inputs.samples,
+            batch_size=wrapped.batch_size,
+            head_reduction=heads,
+            take=take,
         )
     is_causal, cls_id = report_on(wrapped.model).is_causal, getattr(wrapped.tokenizer, "cls_token_id", None)
     positions = []
@@ -163,7 +172,7 @@ def _read(wrapped: Wrapped, inputs: Given, options: Options) -> Iterator[tuple[i
         positions,
         batch_size=wrapped.batch_size,
         head_reduction=heads,
-        residual_weight=options.residual_weight,
+        residual_weight=options.residual_of("rollout"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from attnflow_hf.tokens import Tokens
 from attnflow_hf.word_attribution import WordAttribution
 
 _FORMAT, _VERSION = "attnflow_hf.Attribution", 1
+_LATER = frozenset({"edge_weights", "normalize_rows", "relu", "target"})
+"""Fields that older files do not have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,8 @@ class Attribution:
             or `"all"`.
         layer: The explained layer, 0 is the lowest; or `"all"`.
         head_reduction: How the heads became one.
-        residual_weight: The share of the residual connection; 0 for raw attention.
+        residual_weight: The share of the residual connection; 0 for raw attention; `"unlimited"` where residual edges
+            had no limit.
         normalize: `"sum"`, `"max"` or `"none"`.
         special_tokens: `"keep"`, `"zero"` or `"drop"`.
         first_token: The same for the first token.
@@ -58,6 +61,11 @@ class Attribution:
         model_name: The model's name or class.
         notes: What a reader must know: that the text was truncated, that there are no offsets, that flow is saturated.
         saturation: Which cuts set the flow values; `None` for other methods.
+        edge_weights: `"attention"` or `"grad_attention"`.
+        normalize_rows: Whether the rows of edge weights were divided by their sums.
+        relu: Of `grad_attention`, whether negative numbers were set to zero `"after"` the heads became one or
+            `"before"`; else `None`.
+        target: The explained class with what the model says of it; `None` where edge weights are the same for all.
         standard_errors: float64, as `scores`: how uncertain scores of `flow_shapley` are that were estimated from
             random orders; `None` where they are exact.
 
@@ -72,7 +80,7 @@ class Attribution:
     output_position: int | Literal["mean", "all"]
     layer: int | Literal["all"]
     head_reduction: str | int | tuple[int, ...] = "mean"
-    residual_weight: float = 0.5
+    residual_weight: float | Literal["unlimited"] = 0.5
     normalize: str = "sum"
     special_tokens: str = "keep"
     first_token: str = "keep"
@@ -83,6 +91,10 @@ class Attribution:
     notes: tuple[str, ...] = ()
     saturation: Saturation | None = None
     standard_errors: FloatArray | None = None
+    edge_weights: str = "attention"
+    normalize_rows: bool = True
+    relu: str | None = None
+    target: Prediction | None = None
 
     def __post_init__(self) -> None:
         """Check that the scores fit the tokens; copy and freeze them."""
@@ -119,6 +131,7 @@ class Attribution:
             "first_token",
             "position_correction",
             "model_name",
+            "edge_weights",
         ):
             if not isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} must be a string, got {getattr(self, name)!r}")
@@ -233,12 +246,13 @@ class Attribution:
             raise FileFormatError(f"this attribution has version {values.get('version')!r}; only {_VERSION} is known")
         try:
             alignment = Tokens(**{field.name: read_token_field(field.name, values) for field in fields(Tokens)})
-            own = {field.name: values[field.name] for field in fields(cls) if field.name != "alignment"}
+            own = {field.name: values[field.name] for field in fields(cls) if _is_due(field.name, values)}
             own["scores"] = np.array(own["scores"], dtype=np.float64)
             for name in ("sink_scores", "standard_errors"):
                 own[name] = None if own[name] is None else np.array(own[name], dtype=np.float64)
             own["notes"] = tuple(own["notes"])
-            own["prediction"] = None if own["prediction"] is None else Prediction(**own["prediction"])
+            for name in {"prediction", "target"} & own.keys():
+                own[name] = None if own[name] is None else Prediction(**own[name])
             own["saturation"] = None if own["saturation"] is None else Saturation(**own["saturation"])
             if isinstance(own["head_reduction"], list):
                 own["head_reduction"] = tuple(own["head_reduction"])
@@ -283,8 +297,10 @@ class Attribution:
 
     def summary(self) -> str:
         """Return one line that says what was explained, and how."""
-        what = f"{self.method}, layer {self.layer}, output position {self.position_name}"
-        return f"{what}; {self.prediction.describe()}" if self.prediction else what
+        kind = "" if self.edge_weights == "attention" else f" on {self.edge_weights}"
+        what = f"{self.method}{kind}, layer {self.layer}, output position {self.position_name}"
+        of_target = [f"target {self.target.label!r}"] if self.target else []
+        return "; ".join([what, *of_target, *([self.prediction.describe()] if self.prediction else [])])
 
     def show(self, *, words: bool = False) -> None:
         """Print a table of tokens, scores and bars.
@@ -336,6 +352,11 @@ class Attribution:
         if self.scores.ndim == 1:
             shape = " ".join(f"{token}:{score:.3f}" for token, score in zip(self.tokens, self.scores, strict=True))
         return f"Attribution({self.method}, {shape})"
+
+
+def _is_due(name: str, values: Mapping[str, Any]) -> bool:
+    """Return whether a saved attribution must have a field of this name; some came later."""
+    return name != "alignment" and (name not in _LATER or name in values)
 
 
 def _label(text: str, part: str) -> str:

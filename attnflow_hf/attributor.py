@@ -37,7 +37,11 @@ class _CallOptions(TypedDict, total=False):
     layer: int | Literal["all"]
     output_position: OutputPosition
     head_reduction: HeadReduction
-    residual_weight: float
+    residual_weight: float | Literal["auto", "unlimited"]
+    edge_weights: str
+    target: int | str | Sequence[int | str | None] | None
+    normalize_rows: bool | Literal["auto"]
+    relu: str
     normalize: str
     special_tokens: str
     first_token: str
@@ -143,8 +147,12 @@ class Attributor:
         backend: str = "auto",
         layer: int | Literal["all"] = -1,
         output_position: OutputPosition = "auto",
-        head_reduction: HeadReduction = "mean",
-        residual_weight: float = 0.5,
+        head_reduction: HeadReduction = "auto",
+        residual_weight: float | Literal["auto", "unlimited"] = "auto",
+        edge_weights: str = "attention",
+        target: int | str | Sequence[int | str | None] | None = None,
+        normalize_rows: bool | Literal["auto"] = "auto",
+        relu: str = "after",
         normalize: str = "sum",
         special_tokens: str = "keep",
         first_token: str = "keep",
@@ -173,10 +181,21 @@ class Attributor:
                 `"auto"`: the last token for causal models, `[CLS]` where the tokenizer has one, else the mean.
                 `"mean"`: the mean over all positions; `"all"`: a matrix (both n times the work of one position for
                 flow).
-            head_reduction: `"mean"` (the paper's), `"max"` or `"min"` over heads, one head's index, or a list of
-                heads whose mean is taken; rows are normalized to 1 afterwards.
-            residual_weight: The share of the residual connection in each edge, 0 (none) to 1; the paper's 0.5.
-                More of it keeps scores nearer to the position itself. Raw attention has none.
+            head_reduction: `"mean"`, `"sum"`, `"max"` or `"min"` over heads, one head's index, or a list of heads whose
+                mean is taken. `"auto"`: the mean of attention weights (the paper's), the sum of `grad_attention`.
+            residual_weight: The share of the residual connection in each edge, 0 (none) to 1. More of it keeps scores
+                nearer to the position itself. `"unlimited"`, for flow: residual edges without limit; to its own token
+                flows then what takes at least one edge of attention. `"auto"`: the paper's 0.5; for flow on
+                `grad_attention` unlimited. Raw weights have none.
+            edge_weights: `"attention"`: the weights, the same whatever is explained (the paper's). `"grad_attention"`:
+                the positive part of weights times the gradient of the target's logit with respect to them (Chefer et
+                al. 2021), which costs a backward pass: what speaks for the target, far truer to the model.
+            target: What `grad_attention` explains: a class by index or label, a token or its id for language models (at
+                the output position); a list with one for each text. By default what the model predicts.
+            normalize_rows: Divide each row of edge weights by its sum. `"auto"`: of attention, and not of
+                `grad_attention`, where the size of a row tells how much it matters.
+            relu: Whether negative numbers of `grad_attention` become zero `"after"` the heads have become one, or
+                `"before"` (as Chefer et al. have it, with the mean over heads).
             normalize: `"sum"`: scores sum to 1, as in the paper's code. `"max"`: the largest is 1. `"none"`: the
                 values as they are, as in the paper's text: flow values have a meaning of their own.
             special_tokens: `"keep"` them, set their scores to `"zero"`, or `"drop"` them from the result; before
@@ -205,6 +224,10 @@ class Attributor:
             output_position=output_position,
             head_reduction=head_reduction,
             residual_weight=residual_weight,
+            edge_weights=edge_weights,
+            target=target,
+            normalize_rows=normalize_rows,
+            relu=relu,
             normalize=normalize,
             special_tokens=special_tokens,
             first_token=first_token,
@@ -343,7 +366,9 @@ class Attributor:
     def _warn_of_saturation(self, results: Sequence[Attribution]) -> None:
         """Warn once, where the caller stands, that flow says little; each such attribution says so in its notes."""
         for result in results:
-            if result.saturation is not None and result.saturation.is_saturated and not self._has_warned:
+            says_little = result.saturation is not None and result.saturation.is_saturated and result.target is None
+            if says_little and not self._has_warned:
+                assert result.saturation is not None
                 self._has_warned = True
                 warnings.warn(
                     f"flow says little about output position {result.position_name} of layer {result.layer}: "

@@ -20,9 +20,14 @@ _implementation: ContextVar[str | None] = ContextVar("attention implementation",
 
 @contextmanager
 def borrowed(
-    model: nn.Module, *, implementation: str | None, exclusive: bool = False, keep_random_state: bool = False
+    model: nn.Module,
+    *,
+    implementation: str | None,
+    exclusive: bool = False,
+    keep_random_state: bool = False,
+    gradients: bool = False,
 ) -> Iterator[None]:
-    """Let this thread's forward passes read `implementation` in every config, in eval state and without gradients.
+    """Let this thread's forward passes read `implementation` in every config, in eval state; without gradients.
 
     No config is changed: what other threads run meanwhile computes what it computed before. A model in train state is
     put into eval state, which all threads see; captures of other threads wait meanwhile. What was compiled runs
@@ -33,6 +38,7 @@ def borrowed(
         implementation: The name of a registered attention function, or `"eager"`; `None` for the model's own.
         exclusive: Let other captures wait, and take off the recording hooks that Transformers may install.
         keep_random_state: Give the random number generators back as they came.
+        gradients: Let them be taken, also where the caller has switched them off.
     """
     modules = list(model.modules())
     with ExitStack() as stack:
@@ -47,7 +53,9 @@ def borrowed(
             stack.enter_context(_hooks_as_they_were(modules))
         if keep_random_state:
             stack.enter_context(torch.random.fork_rng(devices=cuda_devices(model)))
-        stack.enter_context(torch.no_grad())
+        if gradients:
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
         token = _implementation.set(implementation)
         stack.callback(_implementation.reset, token)
         yield

@@ -18,6 +18,7 @@ from attnflow_hf.capture_report import DECODER, ENCODER, CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import run
 from attnflow_hf.probe import probe
+from attnflow_hf.targets import Target
 
 _reports: WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], CaptureReport]] = WeakKeyDictionary()
 _reports_lock = threading.Lock()
@@ -34,12 +35,16 @@ class Capture:
         logits: The output of the model's head, or `None` where it has none.
         report: How it was captured.
         is_half: Whether the model computes in float16 or bfloat16.
+        targets: Of each sample the class whose gradients the matrices hold; empty where they hold attention weights.
+        unreached: The sites whose attentions no gradient reached, as what is explained does not depend on them.
     """
 
     matrices: tuple[torch.Tensor, ...]
     logits: torch.Tensor | None
     report: CaptureReport
     is_half: bool = False
+    targets: tuple[Target, ...] = ()
+    unreached: tuple[int, ...] = ()
 
 
 def capture(
@@ -62,7 +67,7 @@ def capture(
         model: Any Transformers model. Without `decoder_input_ids` among the inputs, only the encoder of an
             encoder-decoder model runs.
         inputs: What its `forward` takes: `input_ids` and `attention_mask` `[batch, token]`, `pixel_values`, ...
-        head_reduction: `"mean"`, `"max"`, `"min"`, the index of a head, or a list of heads whose mean is taken.
+        head_reduction: `"mean"`, `"sum"`, `"max"`, `"min"`, the index of a head, or a list of heads (their mean).
         receive: Called with the index of each site and its matrix, on the model's device, instead of keeping them:
             for what folds as it goes.
 
@@ -72,9 +77,9 @@ def capture(
         PositionError: There is no such head.
     """
     check_head_reduction(head_reduction)
-    inputs = _with_additive_mask(inputs, model)
+    inputs = with_additive_mask(inputs, model)
     report = report_on(model, with_decoder="decoder_input_ids" in inputs, like=inputs)
-    runner = _runner(model, report.has_decoder)
+    runner = runner_of(model, report.has_decoder)
     store = Store(report, inputs, receive)
     recorder = Recorder(store.receive, head_reduction, block_size=report.block_size, has_sinks=report.has_sinks)
     outputs = run(runner, inputs, report, recorder)
@@ -107,20 +112,25 @@ def report_on(
 def _report_anew(model: PreTrainedModel, with_decoder: bool, like: Mapping[str, torch.Tensor] | None) -> CaptureReport:
     name = type(model).__name__
     if not with_decoder or not name.endswith("ForSequenceClassification"):
-        return probe(_runner(model, with_decoder), with_decoder=with_decoder, like=like)
+        return probe(runner_of(model, with_decoder), with_decoder=with_decoder, like=like)
     # such a head reads the decoder where the input ends: without it, the two can be tried on texts of their own
-    report = probe(cast(PreTrainedModel, _runner(model, with_decoder).base_model), with_decoder=True, like=like)
+    report = probe(cast(PreTrainedModel, runner_of(model, with_decoder).base_model), with_decoder=True, like=like)
     named = [replace(site, module=f"{model.base_model_prefix}.{site.module}") for site in report.sites]
     return replace(report, model=name, sites=tuple(named) if report.step == "hooks" else report.sites)
 
 
-def _runner(model: PreTrainedModel, with_decoder: bool) -> PreTrainedModel:
+def runner_of(model: PreTrainedModel, with_decoder: bool) -> PreTrainedModel:
+    """Return what runs: the model, or the encoder of one whose decoder has nothing to read.
+
+    Raises:
+        CaptureError: It has no decoder, but there is something for one to read.
+    """
     if with_decoder and not model.config.is_encoder_decoder:
         raise CaptureError(f"{type(model).__name__} has no decoder beside an encoder, so it takes no decoder_input_ids")
     return model if with_decoder or not model.config.is_encoder_decoder else model.get_encoder()
 
 
-def _with_additive_mask(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
+def with_additive_mask(inputs: Mapping[str, torch.Tensor], model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
     """Return the inputs with a mask of pairs, `[batch, head, query, key]`, as eager attention adds it to scores."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 4 or mask.is_floating_point():
@@ -135,7 +145,7 @@ def _with_additive_mask(inputs: Mapping[str, torch.Tensor], model: PreTrainedMod
 
 
 class Store:
-    """Keeps what a recorder hands on, on the CPU; copies from a GPU run beside the next layer's work."""
+    """Keeps what a recorder hands on, on the CPU, by site; copies from a GPU run beside the next layer's work."""
 
     def __init__(
         self,
@@ -148,30 +158,34 @@ class Store:
         self.n_tokens = int(inputs["input_ids"].shape[1]) if "input_ids" in inputs else None
         self.n_decoder = int(inputs["decoder_input_ids"].shape[1]) if report.has_decoder else None
         self.given_away = receive
-        self.matrices: list[torch.Tensor] = []
+        self.matrices: dict[int, torch.Tensor] = {}
         self.n_received = 0
         self.streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def receive(self, matrix: torch.Tensor) -> None:
         """Take the next site's matrix `[batch, query, key]`."""
-        index, self.n_received = self.n_received, self.n_received + 1
-        self._check_shape(index, matrix)
+        self.put(self.n_received, matrix)
+
+    def put(self, index: int, matrix: torch.Tensor) -> None:
+        """Take the matrix of a site, in any order."""
+        self.n_received += 1
+        self.check(index, matrix.shape)
         if self.given_away is not None and index < len(self.report.sites):
             self.given_away(index, matrix)
         elif matrix.is_cuda:
-            self.matrices.append(self._copied_beside(matrix))
+            self.matrices[index] = self._copied_beside(matrix)
         else:
-            self.matrices.append(matrix.cpu())
+            self.matrices[index] = matrix.cpu()
 
-    def _check_shape(self, index: int, matrix: torch.Tensor) -> None:
+    def check(self, index: int, shape: torch.Size) -> None:
         """Raise `CaptureError` for what was square in a short text but is not in this one (Reformer's chunks)."""
-        self.n_tokens = self.n_tokens or matrix.shape[1]
+        self.n_tokens = self.n_tokens or shape[1]
         part = self.report.sites[index].part if index < len(self.report.sites) else ENCODER
         queries = self.n_tokens if part == ENCODER else self.n_decoder
         keys = self.n_decoder if part == DECODER else self.n_tokens
-        if matrix.shape[1:] != (queries, (keys or 0) + self.report.has_sinks):
+        if shape[1:] != (queries, (keys or 0) + self.report.has_sinks):
             raise CaptureError(
-                f"{self.report.model} gave attentions {list(matrix.shape)} where {queries} queries x {keys} keys are "
+                f"{self.report.model} gave attentions {list(shape)} where {queries} queries x {keys} keys are "
                 "needed; its attention is local or pooled for inputs of this length"
             )
 
@@ -188,7 +202,7 @@ class Store:
             )
         for stream in self.streams.values():
             stream.synchronize()
-        return tuple(self.matrices)
+        return tuple(self.matrices[index] for index in sorted(self.matrices))
 
     def _copied_beside(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return a copy in host memory that is there once its stream is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from attnflow_hf.attentions import ROW_SUM_TOLERANCE, are_probabilities, check_probabilities
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER, CaptureReport
 from attnflow_hf.errors import FloatArray, check_memory
-from attnflow_hf.layer_graph import LayerGraph, mix_residual, normalize_rows
+from attnflow_hf.layer_graph import LayerGraph, divide_rows, mix_residual
 
 Matrix = npt.NDArray[np.float32]
 
@@ -51,9 +52,11 @@ def captured_graph(
     report: CaptureReport,
     *,
     residual_weight: float = 0.5,
-    row_sum_tolerance: float = ROW_SUM_TOLERANCE,
+    row_sum_tolerance: float | None = ROW_SUM_TOLERANCE,
+    normalize_rows: bool = True,
+    pass_through: bool = True,
 ) -> LayerGraph:
-    """Return the layer graph of one text's captured attentions.
+    """Return the layer graph of one text's captured attentions, or of other edge weights in their place.
 
     Rows are divided by their sums; then `A = (1 - r) W + r I` (Abnar & Zuidema 2020, section 3). Beyond the paper:
 
@@ -68,15 +71,20 @@ def captured_graph(
       encoder level with its own residual (`[[I, 0], [(1 - r) C, r I]]`). The sinks are so the encoder's input tokens
       and the decoder's prefix tokens. Passing through takes nothing away: its capacity is 1, and no flow is more.
 
+    Rows that are not normalized have the same formula. What has no attention in a stage, and passes through, has then
+    the residual edge `r` alone, as all others have it beside theirs.
+
     Args:
         matrices: For each site of the report float32 `[query, key]`, heads reduced, without padding.
         report: How they were captured.
-        residual_weight: The share `r` of the residual connection, 0 to 1.
+        residual_weight: The share `r` of the residual connection, 0 to 1; `inf` for edges without limit.
         row_sum_tolerance: How far a row may be from 1 before it is divided by its sum: little for means over heads,
-            `inf` for a maximum or minimum.
+            `inf` for a maximum or minimum; `None` for other weights than attention, whose rows may be all zeros.
+        normalize_rows: Whether rows are divided by their sums.
+        pass_through: Whether what has no attention in a stage passes through; else it has no edge at all.
 
     Returns:
-        A graph whose rows sum to 1.
+        A graph whose rows sum to 1 if they are normalized (but for rows of zeros).
 
     Raises:
         ArrayError: An entry is no probability, or a row does not sum to 1.
@@ -106,16 +114,49 @@ def captured_graph(
         >>> rollout(graph, output_positions=[2])
         array([[0.3125, 0.1875, 0.5   ]])
     """
-    if report.has_decoder:
-        for number, matrix in enumerate(matrices):
-            check_probabilities(matrix[None], number, row_sum_tolerance)
-        return LayerGraph.of_own(_joint_stages(matrices, report, residual_weight))
-    return LayerGraph.of_own(_stages(matrices, report, residual_weight, row_sum_tolerance))
+    mixing = _Mixing(residual_weight, row_sum_tolerance, normalize_rows, pass_through)
+    stages = _joint_stages if report.has_decoder else _stages
+    return LayerGraph.of_own(stages(matrices, report, mixing))
 
 
-def _stages(
-    matrices: Sequence[Matrix], report: CaptureReport, residual_weight: float, row_sum_tolerance: float
-) -> FloatArray:
+@dataclass(frozen=True)
+class _Mixing:
+    """How weights become edges."""
+
+    residual_weight: float
+    row_sum_tolerance: float | None
+    normalize_rows: bool
+    pass_through: bool
+
+    @property
+    def through(self) -> float:
+        """The residual edge of what has no attention."""
+        if not self.pass_through:
+            return 0.0
+        is_share = 0 < self.residual_weight < inf and not self.normalize_rows
+        return self.residual_weight if is_share or self.residual_weight == inf else 1.0
+
+    def check(self, matrix: Matrix, number: int) -> None:
+        """Raise `ArrayError` unless attention weights are probabilities."""
+        if self.row_sum_tolerance is not None:
+            check_probabilities(matrix[None], number, self.row_sum_tolerance)
+
+    def are_right(self, weights: FloatArray) -> bool:
+        """Return whether weights `[layer, query, key]` pass `check`; sooner, but without saying why not."""
+        return self.row_sum_tolerance is None or are_probabilities(weights, self.row_sum_tolerance)
+
+    def divide(self, weights: FloatArray) -> None:
+        """Divide rows by their sums, in place, if they are to be normalized."""
+        if not self.normalize_rows:
+            return
+        if self.row_sum_tolerance is not None:
+            divide_rows(weights)
+        else:
+            sums = weights.sum(axis=-1, keepdims=True)
+            np.divide(weights, sums, out=weights, where=sums > 0)
+
+
+def _stages(matrices: Sequence[Matrix], report: CaptureReport, mixing: _Mixing) -> FloatArray:
     """Return `[layer, query, key]` of one stack of layers."""
     n_tokens = matrices[0].shape[0]
     sink = int(report.has_sinks)
@@ -127,37 +168,47 @@ def _stages(
     without = sorted(set(range(report.n_layers)) - set(with_attention))
     if without:
         weights[without] = np.eye(n_tokens + sink)
-    if not are_probabilities(weights, row_sum_tolerance):
+    if not mixing.are_right(weights):
         for layer, matrix in zip(with_attention, matrices, strict=True):
-            check_probabilities(matrix[None], layer, row_sum_tolerance)
-    normalize_rows(weights)
-    mix_residual(weights, residual_weight)
+            mixing.check(matrix, layer)
+    mixing.divide(weights)
+    mix_residual(weights, mixing.residual_weight)
     if without:
-        weights[without] = np.eye(n_tokens + sink)
+        weights[without] = _straight(n_tokens + sink, mixing.through)
     return weights
 
 
-def _joint_stages(matrices: Sequence[Matrix], report: CaptureReport, residual_weight: float) -> FloatArray:
+def _joint_stages(matrices: Sequence[Matrix], report: CaptureReport, mixing: _Mixing) -> FloatArray:
     """Return `[stage, query, key]` of an encoder and its decoder."""
     by_part: dict[str, list[FloatArray]] = {ENCODER: [], DECODER: [], CROSS: []}
+    for number, matrix in enumerate(matrices):
+        mixing.check(matrix, number)
     for site, matrix in zip(report.sites, matrices, strict=True):
         own = np.array(matrix, dtype=np.float64)[None]
-        normalize_rows(own)
+        mixing.divide(own)
         if site.part != CROSS:
-            mix_residual(own, residual_weight)
+            mix_residual(own, mixing.residual_weight)
         by_part[site.part].append(own[0])
     n_encoder, n_decoder = by_part[ENCODER][0].shape[0], by_part[DECODER][0].shape[0]
     n_layers = len(by_part[ENCODER])
     weights = _empty(n_layers + 2 * len(by_part[DECODER]), n_encoder + n_decoder)
-    weights[:] = np.eye(n_encoder + n_decoder)
+    weights[:] = _straight(n_encoder + n_decoder, mixing.through)
     first, second = slice(0, n_encoder), slice(n_encoder, None)
     for layer, own in enumerate(by_part[ENCODER]):
         weights[layer, first, first] = own
+    share = 1.0 if mixing.residual_weight == inf else 1.0 - mixing.residual_weight
     for layer, (own, cross) in enumerate(zip(by_part[DECODER], by_part[CROSS], strict=True)):
         weights[n_layers + 2 * layer, second, second] = own
-        weights[n_layers + 2 * layer + 1, second, first] = (1.0 - residual_weight) * cross
-        weights[n_layers + 2 * layer + 1, second, second] *= residual_weight
+        weights[n_layers + 2 * layer + 1, second, first] = share * cross
+        weights[n_layers + 2 * layer + 1, second, second] = _straight(n_decoder, mixing.residual_weight)
     return weights
+
+
+def _straight(n_nodes: int, capacity: float) -> FloatArray:
+    """Return edges `[query, key]` straight down alone."""
+    edges = np.zeros((n_nodes, n_nodes))
+    np.fill_diagonal(edges, capacity)
+    return edges
 
 
 def _empty(n_layers: int, n_nodes: int) -> FloatArray:

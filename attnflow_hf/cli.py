@@ -52,8 +52,20 @@ def explain(
     words: Annotated[bool, typer.Option("--words", help="Sum the tokens of each word (table and html).")] = False,
     format: Annotated[Literal["table", "json", "html"], typer.Option(help="How the result is given.")] = "table",
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
-    head_reduction: Annotated[Literal["mean", "max", "min"], typer.Option(help="How the heads become one.")] = "mean",
-    residual_weight: Annotated[float, typer.Option(min=0, max=1, help="The share of the residual connection.")] = 0.5,
+    edge_weights: Annotated[
+        Literal["attention", "grad_attention"],
+        typer.Option(help="'grad_attention': attention times its gradient, for one class; far truer to the model."),
+    ] = "attention",
+    target: Annotated[
+        str | None,
+        typer.Option(help="What grad_attention explains: a label or index. Default: the prediction."),
+    ] = None,
+    head_reduction: Annotated[
+        Literal["auto", "mean", "sum", "max", "min"], typer.Option(help="How the heads become one.")
+    ] = "auto",
+    residual_weight: Annotated[
+        str, typer.Option(help="The share of the residual connection, 0 to 1; 'unlimited' for flow; or 'auto'.")
+    ] = "auto",
     normalize: Annotated[
         Literal["sum", "max", "none"], typer.Option(help="Divide scores by their sum, their maximum, or not.")
     ] = "sum",
@@ -88,7 +100,9 @@ def explain(
         layer=layer,
         output_position=position,
         head_reduction=head_reduction,
-        residual_weight=residual_weight,
+        residual_weight=_parse_residual(residual_weight),
+        edge_weights=edge_weights,
+        target=int(target) if target is not None and target.isdecimal() else target,
         normalize=normalize,
         special_tokens=special_tokens,
         first_token=first_token,
@@ -221,6 +235,22 @@ def _parse_position(value: str) -> int | Literal["auto", "mean"]:
         raise typer.BadParameter(
             f"{value!r} is neither an index nor 'auto' or 'mean'", param_hint="--output-position"
         ) from None
+
+
+def _parse_residual(value: str) -> float | Literal["auto", "unlimited"]:
+    if value == "auto":
+        return "auto"
+    if value == "unlimited":
+        return "unlimited"
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(
+            f"{value!r} is neither a number from 0 to 1 nor 'auto' or 'unlimited'", param_hint="'--residual-weight'"
+        )
+    return number
 
 
 def _parse_assignments(assignments: list[str], output: str | None) -> dict[str, Any]:

@@ -40,6 +40,7 @@ Choices = Callable[[Mapping[str, Any]], Iterator[str]]
 _IN_YAML: dict[str, Any] = {  # types that YAML has no values of
     "dtype": Literal["float32", "float16", "bfloat16", "float64"] | None,
     "device": str | None,
+    "target": int | str | None,  # one for all rows
 }
 _PATHS_IN_YAML: dict[Any, Any] = {
     Names: str | Sequence[str],

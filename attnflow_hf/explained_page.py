@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import inf
 
 from attnflow_hf.attributing import attribute_each, attribute_reading, backends_of
 from attnflow_hf.capture_report import DECODER
@@ -51,8 +52,10 @@ def _sheet(reading: Reading, wrapped: Wrapped, options: dict[str, Options]) -> S
     first = next(iter(options.values()))
     layer = None if first.layer == "all" else check_index("layer", first.layer, len(reading.layout.stages))
     position = position_of(reading, wrapped.tokenizer, first)
-    graph = reading.graph(first.residual_weight)
-    is_small = graph.weights.size <= MAX_ALL_POSITIONS
+    drawn = "flow" if "flow" in options else next(iter(options))
+    residual = first.residual_of(drawn if drawn != "raw" else "rollout")
+    graph = reading.graph(residual, normalize_rows=first.divides_rows)
+    is_small = graph.weights.size <= MAX_ALL_POSITIONS and not first.kind.needs_target  # a target has one position
     attributions = [
         attribute_reading(wrapped, reading, name, each)
         for name, chosen in options.items()
@@ -60,6 +63,8 @@ def _sheet(reading: Reading, wrapped: Wrapped, options: dict[str, Options]) -> S
     ]
     start = None if isinstance(position, str) else position
     sheet = Sheet(tuple(attributions), start=(start, layer))
+    if residual == inf:  # whose flows a page cannot draw
+        return sheet
     nodes = tuple(_nodes(reading, sheet.tokens))
     return with_graph(sheet, SheetGraph(graph, nodes, reading.layout.first_output, reading.layout.stages))
 

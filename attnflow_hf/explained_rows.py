@@ -85,5 +85,8 @@ class ExplainedRows:
     def _row(self, reading: Reading, found: Mapping[str, Attribution]) -> Row:
         row = result_row(found, words=self.settings.words)
         if self.settings.save_layer_graphs:
-            row[LAYER_GRAPH] = reading.graph(self.settings.options.residual_weight).weights.astype(np.float32)
+            options = self.settings.options
+            method = "flow" if "flow" in self.settings.methods else "rollout"
+            graph = reading.graph(options.residual_of(method), normalize_rows=options.divides_rows)
+            row[LAYER_GRAPH] = graph.weights.astype(np.float32)
         return row

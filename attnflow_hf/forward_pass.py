@@ -35,13 +35,16 @@ def run(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], report: Capt
 
 
 @contextmanager
-def capturing(model: PreTrainedModel, report: CaptureReport, recorder: Recorder) -> Iterator[None]:
+def capturing(
+    model: PreTrainedModel, report: CaptureReport, recorder: Recorder, *, gradients: bool = False
+) -> Iterator[None]:
     """Let each forward pass of `model` in this thread hand its attentions to `recorder`, whoever calls it.
 
     Args:
         model: The model; it is given back as it came.
         report: Tells the step, and for hooks the sites.
         recorder: Takes the attentions.
+        gradients: Let the pass be one that gradients can be taken of.
     """
     is_streamed = report.step == "interface"
     borrowing = borrowed(
@@ -49,6 +52,7 @@ def capturing(model: PreTrainedModel, report: CaptureReport, recorder: Recorder)
         implementation=IMPLEMENTATION if is_streamed else "eager",
         exclusive=not is_streamed,
         keep_random_state=report.draws_random,
+        gradients=gradients,
     )
     sites = report.sites if report.step == "hooks" else ()
     asking = _asking_for_attentions(model, report.step, recorder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from math import inf
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from attnflow_hf.attentions import (
     reduce_heads,
 )
 from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, OptionError, check_memory
+
+ResidualWeight = float | Literal["unlimited"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,7 @@ class LayerGraph:
         *,
         attention_mask: Any = None,
         head_reduction: HeadReduction = "mean",
-        residual_weight: float = 0.5,
+        residual_weight: ResidualWeight = 0.5,
         renormalize: bool = False,
         batch_index: int | None = None,
     ) -> LayerGraph:
@@ -80,9 +83,9 @@ class LayerGraph:
                 `outputs.attentions`; the lowest layer first.
             attention_mask: 1 for real tokens and 0 for padding, `[token]` or `[batch, token]`. Padding may lie
                 on either side; it is cropped before anything else.
-            head_reduction: How the heads of a layer become one: `"mean"` (the paper's), `"max"`, `"min"`,
+            head_reduction: How the heads of a layer become one: `"mean"` (the paper's), `"sum"`, `"max"`, `"min"`,
                 the index of one head, or a list of indices whose mean is taken.
-            residual_weight: The share `r` of the residual connection, 0 (none) to 1.
+            residual_weight: The share `r` of the residual connection, 0 (none) to 1; or `"unlimited"`.
             renormalize: Accept rows that do not sum to 1 and divide them by their sums all the same.
             batch_index: Which sample of a batch; needed when the batch has more than one.
 
@@ -117,12 +120,20 @@ class LayerGraph:
         return cls.from_weights(np.stack(reduced), residual_weight=residual_weight)
 
     @classmethod
-    def from_weights(cls, weights: npt.NDArray[np.floating], *, residual_weight: float = 0.5) -> LayerGraph:
-        """Return the layer graph of edge weights whose heads are reduced already.
+    def from_weights(
+        cls,
+        weights: npt.NDArray[np.floating],
+        *,
+        residual_weight: ResidualWeight = 0.5,
+        normalize_rows: bool = True,
+    ) -> LayerGraph:
+        """Return the layer graph `(1 - r) W + r I` of edge weights `W` whose heads are reduced already.
 
         Args:
-            weights: Nonnegative `[layer, query, key]`; each row is divided by its sum.
-            residual_weight: The share of the residual connection, 0 (none) to 1.
+            weights: Nonnegative `[layer, query, key]`.
+            residual_weight: The share `r` of the residual connection, 0 (none) to 1. `"unlimited"`: `W`, and residual
+                edges without limit, which flow can pass and rollout cannot.
+            normalize_rows: Divide each row by its sum first.
 
         Raises:
             ArrayError: A row sums to zero, or the weights are not those of a layer graph.
@@ -130,9 +141,10 @@ class LayerGraph:
         """
         check_memory("the layer graph", 8 * int(np.size(weights)))
         array = np.array(weights, dtype=np.float64, order="C")
-        check_residual_weight(residual_weight)
-        normalize_rows(array)
-        mix_residual(array, residual_weight)
+        residual = residual_number(residual_weight)
+        if normalize_rows:
+            divide_rows(array)
+        mix_residual(array, residual)
         return cls.of_own(array)
 
     @classmethod
@@ -206,16 +218,23 @@ class LayerGraph:
         return f"LayerGraph({self.n_layers} layers, {self.n_tokens} tokens)"
 
 
-def check_residual_weight(residual_weight: float) -> None:
-    """Raise `OptionError` unless `residual_weight` is a number from 0 to 1."""
+def residual_number(residual_weight: object) -> float:
+    """Return a residual weight as a number: from 0 to 1, or `inf` for `"unlimited"`.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if isinstance(residual_weight, str) and residual_weight == "unlimited":
+        return inf
     is_number = isinstance(residual_weight, (int, float, np.integer, np.floating)) and not isinstance(
         residual_weight, bool
     )
-    if not (is_number and 0 <= residual_weight <= 1):
-        raise OptionError(f"residual_weight must be a number from 0 to 1, got {residual_weight!r}")
+    if not (is_number and 0 <= residual_weight <= 1):  # type: ignore[operator]
+        raise OptionError(f"residual_weight must be a number from 0 to 1, or 'unlimited', got {residual_weight!r}")
+    return residual_weight  # type: ignore[return-value]
 
 
-def normalize_rows(weights: FloatArray) -> None:
+def divide_rows(weights: FloatArray) -> None:
     """Divide each row of `weights` `[layer, query, key]` by its sum, in place.
 
     Raises:
@@ -230,8 +249,12 @@ def normalize_rows(weights: FloatArray) -> None:
 
 
 def mix_residual(weights: FloatArray, residual_weight: float) -> None:
-    """Make `(1 - r) W + r I` of `weights` `W` `[..., query, key]`, in place, with the residual weight `r`."""
-    weights *= 1.0 - residual_weight
+    """Make `(1 - r) W + r I` of `weights` `W` `[..., query, key]`, in place, with the residual weight `r`.
+
+    With `inf` it is `W` beside residual edges without limit.
+    """
+    if residual_weight < inf:
+        weights *= 1.0 - residual_weight
     diagonal = np.arange(weights.shape[-1])
     weights[..., diagonal, diagonal] += residual_weight
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
 
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
+from attnflow_hf.edge_weights import EDGE_WEIGHTS, RELU, EdgeWeights, check_target
 from attnflow_hf.errors import OptionError, check_choice
-from attnflow_hf.layer_graph import check_residual_weight
+from attnflow_hf.layer_graph import residual_number
 from attnflow_hf.position_bias import POSITION_CORRECTIONS
 
 OutputPosition = int | Literal["auto", "mean", "all"]
@@ -25,8 +28,12 @@ class Options:
     backend: str = "auto"
     layer: int | Literal["all"] = -1
     output_position: OutputPosition = "auto"
-    head_reduction: HeadReduction = "mean"
-    residual_weight: float = 0.5
+    head_reduction: HeadReduction = "auto"
+    residual_weight: float | Literal["auto", "unlimited"] = "auto"
+    edge_weights: str = "attention"
+    target: int | str | Sequence[int | str | None] | None = None
+    normalize_rows: bool | Literal["auto"] = "auto"
+    relu: str = "after"
     normalize: str = "sum"
     special_tokens: str = "keep"
     first_token: str = "keep"
@@ -46,13 +53,82 @@ class Options:
         check_choice("first_token", self.first_token, FIRST_TOKEN)
         check_choice("position_correction", self.position_correction, POSITION_CORRECTIONS)
         check_choice("keep", self.keep, KEEP)
-        check_head_reduction(self.head_reduction)
-        check_residual_weight(self.residual_weight)
+        check_choice("edge_weights", self.edge_weights, EDGE_WEIGHTS)
+        check_choice("relu", self.relu, RELU)
+        check_head_reduction(self.heads)
+        if self.residual_weight != "auto":
+            residual_number(self.residual_weight)
+        if not isinstance(self.normalize_rows, bool) and self.normalize_rows != "auto":
+            raise OptionError(f"normalize_rows must be True, False or 'auto', got {self.normalize_rows!r}")
+        self._check_target()
         check_sampling(self.n_permutations, self.seed)
         if self.keep == "rollout" and (self.position_correction != "none" or self.backend not in ("auto", "fold")):
             raise OptionError(
                 "keep='rollout' folds while the model runs: it has no position_correction and no choice of a backend"
             )
+
+    def _check_target(self) -> None:
+        """Check what goes with a target, and what does not."""
+        for each in self.target if isinstance(self.target, (list, tuple)) else [self.target]:
+            if each is not None:
+                check_target(each)
+        if not self.kind.needs_target:
+            if self.target is not None:
+                raise OptionError(
+                    f"edge_weights={self.edge_weights!r} are the same for each target; a target goes with "
+                    "edge_weights='grad_attention'"
+                )
+            return
+        if self.keep != "layers" or self.position_correction != "none":
+            raise OptionError(
+                f"edge_weights={self.edge_weights!r} come with the backward pass, from the highest layer down, and are "
+                "no shares of attention: they have no keep='rollout', and no position_correction"
+            )
+
+    @property
+    def kind(self) -> EdgeWeights:
+        """What the edge weights need, and their defaults."""
+        return EDGE_WEIGHTS[self.edge_weights]
+
+    @property
+    def heads(self) -> HeadReduction:
+        """How the heads become one."""
+        is_auto = isinstance(self.head_reduction, str) and self.head_reduction == "auto"
+        return self.kind.head_reduction if is_auto else self.head_reduction
+
+    @property
+    def divides_rows(self) -> bool:
+        """Whether each row is divided by its sum."""
+        return self.kind.normalizes if self.normalize_rows == "auto" else bool(self.normalize_rows)
+
+    def residual_of(self, method: str) -> float:
+        """Return the residual weight of a method, `inf` for edges without limit; raw weights have none.
+
+        Raises:
+            OptionError: The method needs another one.
+        """
+        known = self.kind.residual_weights
+        if method == "raw":
+            return 0.0
+        if self.residual_weight == "auto":
+            if method not in known:
+                raise OptionError(
+                    f"method={method!r} has no default with edge_weights={self.edge_weights!r}: choose a "
+                    "residual_weight from 0 to 1"
+                )
+            return known[method]
+        number = residual_number(self.residual_weight)
+        if number == inf and method != "flow":
+            raise OptionError(
+                f"residual_weight='unlimited' is for method='flow', which can pass edges without limit; {method} needs "
+                "a number from 0 to 1"
+            )
+        return number
+
+    def recorded_residual(self, method: str) -> float | Literal["unlimited"]:
+        """Return the residual weight of a method as an attribution records it."""
+        residual = self.residual_of(method)
+        return "unlimited" if residual == inf else residual
 
 
 def check_sampling(n_permutations: object, seed: object) -> None:
@@ -64,5 +140,10 @@ def check_sampling(n_permutations: object, seed: object) -> None:
 
 def check_generation_options(options: Options) -> None:
     """Raise `OptionError` for what generated tokens do not have."""
+    if options.kind.needs_target:
+        raise OptionError(
+            f"edge_weights={options.edge_weights!r} need a backward pass for each generated token, which generated "
+            "texts do not have yet; call the attributor on the text up to a token, with that token as target"
+        )
     if options.output_position != "auto" or options.layer == "all" or options.keep != "layers":
         raise OptionError("generated tokens are explained from the position that predicted it, in one layer")

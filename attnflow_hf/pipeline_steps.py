@@ -74,9 +74,17 @@ class Attaching:
     def check(cls, model: Any, options: Options) -> None:
         """Raise an `AttnFlowError` for a model or for options that results of this kind cannot be explained with."""
         with_decoder = model.config.is_encoder_decoder
+        if options.kind.needs_target:
+            cls.check_target(model, options)
         if with_decoder:
             cls.check_decoder(model)
         report_on(model, with_decoder=with_decoder)
+
+    @classmethod
+    def check_target(cls, model: Any, options: Options) -> None:
+        """Raise `OptionError` unless one target can be explained by the pipeline's own forward pass."""
+        if isinstance(options.target, (list, tuple)):
+            raise OptionError(f"target must be one class for all texts of a pipeline, got {options.target!r}")
 
     @classmethod
     def check_decoder(cls, model: Any) -> None:
@@ -145,6 +153,13 @@ class Attaching:
 
 
 class _EncoderAlone(Attaching):
+    @classmethod
+    def check_target(cls, model: Any, options: Options) -> None:
+        raise OptionError(
+            f"edge_weights={options.edge_weights!r} are those of one target, and this pipeline's results are of "
+            "several positions; call Attributor(pipe.model, pipe.tokenizer) with target and output_position beside it"
+        )
+
     @classmethod
     def check_decoder(cls, model: Any) -> None:
         raise OptionError(

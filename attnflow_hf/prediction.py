@@ -61,11 +61,11 @@ def predict(
     if name.endswith("ForPreTraining"):  # a discriminator's score for each token, no labels
         return None
     if logits.ndim == 1:
-        return _predict_label(model, logits)
+        return predict_label(model, logits)
     if isinstance(position, str):
         return None
     if name.endswith("ForTokenClassification"):
-        return _predict_label(model, logits[position])
+        return predict_label(model, logits[position])
     is_mask = tokenizer is not None and input_ids[position] == tokenizer.mask_token_id
     if name.endswith("ForMaskedLM") and not is_mask:
         return None
@@ -79,8 +79,9 @@ def predict_token(tokenizer: Any, logits: FloatArray, token_id: int) -> Predicti
     )
 
 
-def _predict_label(model: Any, logits: FloatArray) -> Prediction:
-    best = int(logits.argmax())
+def predict_label(model: Any, logits: FloatArray, index: int | None = None) -> Prediction:
+    """Return what a classifier's head `[label]` says of a class; by default of the likeliest."""
+    best = int(logits.argmax()) if index is None else index
     label, kind = label_name(model, best), kind_of_head(model, len(logits))
     output = float(logits[best])
     if kind == "regression":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,6 +14,50 @@ MOST_WEIGHTS = 2**21
 """So many attention weights at once, 8 MB in float32, stay in the cache of a CPU."""
 
 _N_MASKS = 2  # models have one mask for all layers, or one for full and one for sliding windows
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an attention: a group of samples, a block of queries, and the keys that are not hidden from it.
+
+    Attributes:
+        samples: Which samples.
+        rows: Which queries.
+        keys: Which keys.
+        size: How many samples, queries and keys there are in all.
+    """
+
+    samples: slice
+    rows: slice
+    keys: slice
+    size: tuple[int, int, int]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the attention."""
+        return (self.samples, self.rows, self.keys) == tuple(slice(0, n) for n in self.size)
+
+    def of(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what of an attention's arguments by name belongs to the part: views of its tensors, in their order.
+
+        Args:
+            arguments: `query`, `key`, `value`, `attention_mask`, and whatever else the attention takes.
+        """
+        if self.is_whole:
+            return dict(arguments)
+        n_samples, n_queries, n_keys = self.size
+        parts = {}
+        for name, given in arguments.items():
+            if name == "query":
+                parts[name] = given[self.samples, :, self.rows]
+            elif name in ("key", "value"):
+                parts[name] = given[self.samples, :, self.keys]
+            else:
+                limit = None if name == "attention_mask" else n_keys
+                parts[name] = queries_of(samples_of(given, self.samples, n_samples), self.rows, n_queries, limit)
+                if name == "attention_mask" and given is not None and self.keys != slice(0, n_keys):
+                    parts[name] = parts[name][..., self.keys]
+        return parts
 
 
 class QueryBlocks:
@@ -46,6 +93,25 @@ class QueryBlocks:
         if mask is None or has_bias or mask.ndim != 4 or mask.shape[-2:] != (n_queries, n_keys):
             return [(each, slice(0, n_keys)) for each in rows]
         return list(zip(rows, self._visible(mask, rows), strict=True))
+
+    def parts(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, named: dict[str, Any]
+    ) -> list[Part]:
+        """Return the parts of one attention; on a CPU of groups of samples, so that each stays in its cache.
+
+        Args:
+            query: `[batch, head, query, size]`.
+            key: `[batch, head, key, size]`.
+            mask: As in `of`.
+            named: As in `of`.
+        """
+        n_samples, n_queries, n_keys = size = len(query), query.shape[2], key.shape[2]
+        blocks = self.of(n_queries, n_keys, mask, named)
+        groups = [slice(0, n_samples)]
+        if query.device.type == "cpu":
+            n_pairs = max((rows.stop - rows.start) * (keys.stop - keys.start) for rows, keys in blocks)
+            groups = sample_groups(n_samples, query.shape[1] * n_pairs, mask, named)
+        return [Part(samples, rows, keys, size) for samples, (rows, keys) in product(groups, blocks)]
 
     def _visible(self, mask: torch.Tensor, rows: list[slice]) -> list[slice]:
         """Return the keys of each block, and remember them while the layers share their mask."""

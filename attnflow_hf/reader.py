@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.model_facts import input_device, padding_id, reads_padding
 from attnflow_hf.rollout_fold import RolloutFold
 from attnflow_hf.signals import signal_rows, signal_tokens
+from attnflow_hf.targets import Target
 from attnflow_hf.tokens import Tokens
 
 
@@ -37,6 +38,8 @@ class Reading:
         row_sum_tolerance: How far their rows may be from 1.
         rollouts: `[layer, position, node]`, where rollout was folded while the model ran.
         head_position: The output position that the model's head reads, where that is known; else `None`.
+        target: The class that the edge weights belong to; `None` for attention weights.
+        unreached: The layers that the target does not depend on.
     """
 
     tokens: Tokens
@@ -44,9 +47,11 @@ class Reading:
     layout: GraphLayout
     matrices: tuple[Matrix, ...]
     logits: torch.Tensor | None
-    row_sum_tolerance: float
+    row_sum_tolerance: float | None
     rollouts: FloatArray | None = None
     head_position: int | None = None
+    target: Target | None = None
+    unreached: tuple[int, ...] = ()
 
     @property
     def output_tokens(self) -> Tokens:
@@ -55,15 +60,25 @@ class Reading:
             return self.tokens
         return self.tokens.select(np.array([part == DECODER for part in self.tokens.parts]))
 
-    def graph(self, residual_weight: float) -> LayerGraph:
+    def graph(self, residual_weight: float, *, normalize_rows: bool = True, pass_through: bool = True) -> LayerGraph:
         """Return the layer graph.
+
+        Args:
+            residual_weight: The share of the residual connection, 0 to 1; `inf` for edges without limit.
+            normalize_rows: Whether rows are divided by their sums.
+            pass_through: Whether what has no attention in a layer passes through; else it has no edge at all.
 
         Raises:
             CaptureError: The attentions are no probabilities.
         """
         try:
             return captured_graph(
-                self.matrices, self.report, residual_weight=residual_weight, row_sum_tolerance=self.row_sum_tolerance
+                self.matrices,
+                self.report,
+                residual_weight=residual_weight,
+                row_sum_tolerance=self.row_sum_tolerance,
+                normalize_rows=normalize_rows,
+                pass_through=pass_through,
             )
         except ArrayError as error:
             raise CaptureError(f"{self.report.model} cannot be explained: {error}") from error
@@ -76,16 +91,35 @@ class Reading:
         return np.asarray(chosen.float().cpu().numpy())
 
 
+Take = Callable[[Mapping[str, torch.Tensor], Sequence[int]], Capture]
+"""From a batch's inputs and the indices of its samples to what a forward pass gave."""
+
+
 def read_samples(
-    model: PreTrainedModel, tokenizer: Any, samples: Sequence[Sample], *, batch_size: int, head_reduction: HeadReduction
+    model: PreTrainedModel,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    head_reduction: HeadReduction,
+    take: Take | None = None,
 ) -> Iterator[tuple[int, Reading]]:
     """Yield each text's index and its reading, in the order of the forward passes.
 
     What a pass gave is given up when its last reading was taken.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, or `None`.
+        samples: The texts.
+        batch_size: How many texts at once.
+        head_reduction: How the heads become one.
+        take: Makes the pass; by default `capture`, of attention weights.
     """
     for indices in model_batches(model, samples, batch_size):
         batch = [samples[index] for index in indices]
-        captured = capture(model, model_inputs(model, tokenizer, batch), head_reduction=head_reduction)
+        inputs = model_inputs(model, tokenizer, batch)
+        captured = take(inputs, indices) if take else capture(model, inputs, head_reduction=head_reduction)
         for row, index in enumerate(indices):
             yield index, reading_of(captured, row, batch[row], is_head_mean=is_head_mean(head_reduction))
 
@@ -125,7 +159,12 @@ def fold_samples(
 
 
 def read_signals(
-    model: PreTrainedModel, encoding: Mapping[str, Any], decoder: Sequence[Tokens], *, head_reduction: HeadReduction
+    model: PreTrainedModel,
+    encoding: Mapping[str, Any],
+    decoder: Sequence[Tokens],
+    *,
+    head_reduction: HeadReduction,
+    take: Take | None = None,
 ) -> Iterator[tuple[int, Reading]]:
     """Yield the index and reading of each image or sound, one forward pass for each.
 
@@ -134,6 +173,7 @@ def read_signals(
         encoding: What its processor returned.
         decoder: The decoder's tokens of each; empty to explain the encoder alone.
         head_reduction: How the heads become one.
+        take: As in `read_samples`.
     """
     rows = signal_rows(encoding, model.main_input_name, model.dtype)
     if decoder and len(decoder) != len(rows):
@@ -142,7 +182,7 @@ def read_signals(
         if decoder:
             inputs["decoder_input_ids"] = torch.tensor(decoder[index].input_ids)[None]
         inputs = {name: value.to(input_device(model)) for name, value in inputs.items()}
-        captured = capture(model, inputs, head_reduction=head_reduction)
+        captured = take(inputs, [index]) if take else capture(model, inputs, head_reduction=head_reduction)
         n_tokens = int(captured.matrices[0].shape[1])
         tokens = signal_tokens(model.config, inputs, n_tokens)
         yield (
@@ -198,15 +238,21 @@ def reading_of(
     logits = None if captured.logits is None else captured.logits[row]
     if logits is not None and logits.ndim == 2 and real is not None and len(logits) == len(real):
         logits = logits[torch.from_numpy(tokens).to(logits.device)]
-    tolerance = HALF_ROW_SUM_TOLERANCE if captured.is_half else ROW_SUM_TOLERANCE
+    target = captured.targets[row] if captured.targets else None
+    tolerance: float | None = HALF_ROW_SUM_TOLERANCE if captured.is_half else ROW_SUM_TOLERANCE
+    if target is not None or not is_head_mean:
+        tolerance = np.inf if target is None else None
     return Reading(
         tokens=sample.tokens if sample.decoder is None else Tokens.joined(sample.tokens, sample.decoder),
         report=report,
         layout=layout_of(report, n_tokens, n_decoder),
         matrices=tuple(matrices),
         logits=logits,
-        row_sum_tolerance=tolerance if is_head_mean else np.inf,
+        row_sum_tolerance=tolerance,
         rollouts=rollouts,
+        head_position=None if target is None else target.position,
+        target=target,
+        unreached=tuple(sorted({report.sites[index].layer for index in captured.unreached})),
     )
 
 

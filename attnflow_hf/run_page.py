@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attnflow_hf.attentions import plain_heads
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.errors import FileFormatError, IntArray, OptionError
 from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.manifest import FILE_NAME, Manifest, Shard, finished
+from attnflow_hf.options import Options
 from attnflow_hf.page import MAX_GRAPH_SIZE, Page
 from attnflow_hf.page_sheet import Sheet, SheetGraph
 from attnflow_hf.shards import LAYER_GRAPH, result_schema
@@ -140,7 +142,8 @@ class _Rows:
         self, method: str, tokens: Tokens, row: Mapping[str, Any], graph: SheetGraph | None
     ) -> Attribution:
         options = self.settings["options"]
-        position, heads = row["output_position"], options["head_reduction"]
+        asked = Options(**options)
+        position, heads = row["output_position"], asked.heads
         return Attribution(
             alignment=tokens,
             scores=np.array(row[f"scores_{method}"], dtype=np.float32).astype(np.float64),
@@ -148,8 +151,10 @@ class _Rows:
             backend=options["backend"],
             output_position="mean" if position is None else position,
             layer=options["layer"] if graph is None else options["layer"] % graph.graph.n_layers,
-            head_reduction=tuple(heads) if isinstance(heads, list) else heads,
-            residual_weight=0.0 if method == "raw" else options["residual_weight"],
+            head_reduction=plain_heads(heads),
+            residual_weight=asked.recorded_residual(method),
+            edge_weights=asked.edge_weights,
+            normalize_rows=asked.divides_rows,
             notes=tuple(row["notes"] or ()),
             **{name: options[name] for name in _SETTINGS},
         )

@@ -46,6 +46,8 @@ class RunSettings:
             raise OptionError(
                 "save_layer_graphs keeps the graph of a whole text: with windows, or keep='rollout', there is none"
             )
+        if isinstance(self.options.target, (list, tuple)):
+            raise OptionError(f"target must be one class for all rows of a run, got {self.options.target!r}")
         self._check_windows()
 
     def _check_windows(self) -> None:

@@ -107,10 +107,11 @@ def cut_kinds(
     """
     kinds = np.full(values.shape, CUT_KINDS.index("inner"), dtype=np.int8)
     for index, layer in enumerate(layers):
-        sink_column = _sink_column(graph.weights[: layer + 1])
+        below = _sink_column(graph.weights[: layer + 1])
         for row, position in enumerate(output_positions):
             weights, flows = graph.weights[: layer + 1], values[index, row]
             enough = flows * (1 + _TOLERANCE)
+            sink_column = np.minimum(below, _whole_column(weights, position))
             kinds[index, row, enough >= _own_column(weights, position)] = CUT_KINDS.index("own column")
             kinds[index, row, enough >= sink_column] = CUT_KINDS.index("sink column")
             kinds[index, row, enough >= weights[-1, position].sum()] = CUT_KINDS.index("source side")
@@ -128,6 +129,16 @@ def _own_column(weights: FloatArray, position: int) -> FloatArray:
         return np.full(weights.shape[-1], np.inf)
     inner = (sideways[1:] + out[1:-1]).min(initial=np.inf)
     return np.asarray(np.minimum(sideways[0] + to_tokens, inner))
+
+
+def _whole_column(weights: FloatArray, position: int) -> FloatArray:
+    """Return the cut around each token's column where that is without limit, up to the position's own level."""
+    diagonals = np.diagonal(weights, axis1=1, axis2=2)
+    weights = weights.copy()
+    weights[:, np.arange(weights.shape[-1]), np.arange(weights.shape[-1])] = 0.0
+    whole = weights[:-1].sum(axis=(0, 1)) + weights[-1, position]
+    is_whole = np.isinf(diagonals).all(axis=0) & (np.arange(weights.shape[-1]) != position)
+    return np.where(is_whole, whole, np.inf)
 
 
 def _sink_column(weights: FloatArray) -> FloatArray:

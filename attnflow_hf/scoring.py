@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
 
-from attnflow_hf.attentions import HeadReduction
+from attnflow_hf.attentions import plain_heads
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import compute, select_layers
 from attnflow_hf.errors import BoolArray, FloatArray, OptionError
 from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.options import Options
 from attnflow_hf.position_bias import correct_errors, correct_positions, uniform_causal_graph
-from attnflow_hf.prediction import predict
+from attnflow_hf.prediction import Prediction, predict, predict_label, predict_token
 from attnflow_hf.reader import Reading
 from attnflow_hf.readout import read_out, read_out_errors, resolve_position
 from attnflow_hf.saturation import Saturation, measure_saturation
 from attnflow_hf.shapley import compute_shapley
 from attnflow_hf.tokens import Tokens
+from attnflow_hf.unlimited import unlimited_flow
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,12 @@ def _attribution(
         backend=backend,
         output_position=position,
         layer="all" if options.layer == "all" else int(layers[0]),
-        head_reduction=_plain_heads(options.head_reduction),
-        residual_weight=0.0 if method == "raw" else options.residual_weight,
+        head_reduction=plain_heads(options.heads),
+        residual_weight=options.recorded_residual(method),
+        edge_weights=options.edge_weights,
+        normalize_rows=options.divides_rows,
+        relu=options.relu if options.kind.needs_target else None,
+        target=_predict_target(reading, wrapped),
         normalize=options.normalize,
         special_tokens=options.special_tokens,
         first_token=options.first_token,
@@ -127,7 +133,7 @@ def _attribution(
         sink_scores=None if sinks is None else sinks[row],
         prediction=_predict(reading, wrapped, position),
         model_name=wrapped.name,
-        notes=(*reading.report.notes(), *_notes(reading.tokens, saturation), *sampling_notes(errors, options)),
+        notes=(*reading.report.notes(), *_notes(reading, saturation), *sampling_notes(errors, options)),
         saturation=saturation,
         standard_errors=None if errors is None else errors[row],
     )
@@ -149,11 +155,15 @@ def _values(
         values = reading.rollouts[list(layers)]
         sinks = (1.0 - values.sum(axis=-1)).clip(min=0.0) if reading.report.has_sinks else None  # what rows lack
         return _Values(values, sinks)
-    residual_weight = 0.0 if method == "raw" else options.residual_weight
-    graph = reading.graph(residual_weight)
+    residual = options.residual_of(method)
+    graph = reading.graph(residual, normalize_rows=options.divides_rows)
     stages = [reading.layout.stages[layer] for layer in layers]
     nodes = [position + reading.layout.first_output for position in wanted]
-    every, errors = _compute(graph, method, backend, stages, nodes, options)
+    if residual == inf:
+        edges = reading.graph(0.0, normalize_rows=options.divides_rows, pass_through=False)
+        every, errors = unlimited_flow(edges, backend, stages, nodes), None
+    else:
+        every, errors = _compute(graph, method, backend, stages, nodes, options)
 
     def saturation(rows: slice) -> Saturation | None:
         return measure_saturation(graph, stages, nodes[rows], every[:, rows]) if method == "flow" else None
@@ -161,7 +171,7 @@ def _values(
     sinks = every[..., 0] if reading.report.has_sinks else None
     found = _Values(every, sinks, saturation, errors).of_tokens(np.arange(graph.n_tokens) >= reading.layout.first_token)
     if options.position_correction == "uniform":
-        uniform = _uniform_graph(reading, residual_weight)
+        uniform = _uniform_graph(reading, residual)
         return _corrected(found, *_compute(uniform, method, backend, stages, list(wanted), options))
     return found
 
@@ -200,16 +210,23 @@ def _predict(reading: Reading, wrapped: Wrapped, position: int | str) -> Any:
     return predict(wrapped.model, wrapped.tokenizer, logits, ids[int(position) : int(position) + 1], 0)
 
 
-def _plain_heads(head_reduction: HeadReduction) -> str | int | tuple[int, ...]:
-    if isinstance(head_reduction, str):
-        return head_reduction
-    return (
-        int(head_reduction) if isinstance(head_reduction, (int, np.integer)) else tuple(int(h) for h in head_reduction)
-    )
+def _predict_target(reading: Reading, wrapped: Wrapped) -> Prediction | None:
+    """Return what the model's head says of the explained class."""
+    target = reading.target
+    if target is None:
+        return None
+    logits = reading.logits_at("mean" if target.position is None else target.position)
+    assert logits is not None
+    if target.position is None or type(wrapped.model).__name__.endswith("ForTokenClassification"):
+        return predict_label(wrapped.model, logits.reshape(-1), target.index)
+    return predict_token(wrapped.tokenizer, logits[0], target.index)
 
 
-def _notes(tokens: Tokens, saturation: Saturation | None) -> tuple[str, ...]:
-    notes = []
+def _notes(reading: Reading, saturation: Saturation | None) -> tuple[str, ...]:
+    notes, tokens = [], reading.tokens
+    if reading.unreached:
+        listed = ", ".join(map(str, reading.unreached))
+        notes.append(f"the target does not depend on attention of layer {listed}, whose edges are zero")
     if tokens.n_truncated:
         notes.append(f"the text was cut: {tokens.n_truncated} tokens beyond the model's length are not explained")
     is_text = tokens.grid is None and (tokens.input_ids >= 0).all()
@@ -217,7 +234,7 @@ def _notes(tokens: Tokens, saturation: Saturation | None) -> tuple[str, ...]:
         notes.append(
             "there are no character offsets and word ids: this tokenizer, or this encoding, does not tell them"
         )
-    if saturation is not None and saturation.is_saturated:
+    if saturation is not None and saturation.is_saturated and reading.target is None:
         notes.append(f"flow says little about this position: its {saturation.describe()}")
     return tuple(notes)
 

@@ -14,7 +14,7 @@ from attnflow_hf.errors import FloatArray, IntArray, OptionError
 from attnflow_hf.given import Given, check_window, sample_of_any_length
 from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.options import Options
-from attnflow_hf.prediction import Prediction, predict
+from attnflow_hf.prediction import Prediction, predict, predict_label
 from attnflow_hf.reader import Reading
 from attnflow_hf.readout import read_out, read_out_errors
 from attnflow_hf.scoring import Wrapped, sampling_notes
@@ -115,6 +115,8 @@ def attribute_windows(
             f"each window has positions of its own: output_position must be 'auto' or 'mean', "
             f"got {options.output_position!r}"
         )
+    if options.kind.needs_target and options.target is None:
+        raise OptionError("each window predicts a class of its own: name the target that all windows shall explain")
     owners = [(text, window) for text, each in enumerate(texts) for window in range(len(each.samples))]
     given = Given([sample for text in texts for sample in text.samples])
     plain = replace(options, normalize="none", special_tokens="keep", first_token="keep")
@@ -156,6 +158,7 @@ def _merge(
             first_token=options.first_token,
             sink_scores=None if found[0].sink_scores is None else _mean([each.sink_scores for each in found]),
             prediction=found[0].prediction if len(found) == 1 else _predict(wrapped, parts),
+            target=found[0].target if len(found) == 1 else _predict_target(wrapped, parts, found[0].target),
             notes=found[0].notes if len(found) == 1 else (*_notes(text, found), *sampling_notes(errors, options)),
             saturation=found[0].saturation if len(found) == 1 else None,
             standard_errors=errors,
@@ -214,6 +217,13 @@ def _predict(wrapped: Wrapped, parts: Sequence[_Part]) -> Prediction | None:
         return None
     logits = _mean([part.logits for part in parts])
     return predict(wrapped.model, wrapped.tokenizer, logits, np.zeros(0, dtype=np.int64), "mean")
+
+
+def _predict_target(wrapped: Wrapped, parts: Sequence[_Part], target: Prediction | None) -> Prediction | None:
+    """Return what a classifier says of the target by the mean of its logits; other heads speak of one position."""
+    if target is None or parts[0].logits is None:
+        return target
+    return predict_label(wrapped.model, _mean([part.logits for part in parts]), target.index)
 
 
 def _notes(text: WindowedText, found: Sequence[Attribution]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ ROWS = [
     ["plot.level_axes"],
     ["evaluation.summary", "evaluation.rationales", "evaluation.plausibility_metrics", "evaluation.grid"],
     ["storage", "layer_graph", "word_attribution", "evaluation.scored", "evaluation.pivot", "evaluation.cost"],
+    ["edge_weights"],
     ["evaluation.agreement", "evaluation.word_scores", "evaluation.table", "evaluation.pronouns", "shapley_values"],
     ["evaluation.plausibility", "evaluation.pronoun_summary", "evaluation.winogender"],
     ["saturation", "flow_result", "backends.flow_workspace", "page_sheet", "evaluation.pronoun_files"],
@@ -32,11 +33,12 @@ ROWS = [
     ["backends.flow_task"],
     ["evaluation.layers", "position_bias", "capture_report", "borrowing", "model_facts", "query_blocks"],
     ["options", "captured_graph", "signals", "attention_function", "probe_checks", "probe_inputs", "rollout_fold"],
+    ["targets"],
     ["probe_hooks", "inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
     ["backends.flow_numba", "probe", "generation", "given"],
-    ["readout", "backends", "capture", "pipeline_tokens"],
-    ["reader", "loading", "shapley", "page_flows"],
-    ["scoring", "entities", "pooling", "page"],
+    ["readout", "backends", "capture", "pipeline_tokens", "grad_attention"],
+    ["reader", "loading", "shapley", "page_flows", "grad_capture", "unlimited"],
+    ["scoring", "entities", "pooling", "page", "target_capture"],
     ["attributing"],
     ["explained_page"],
     ["attributor", "windows", "evaluation.outputs"],
@@ -67,9 +69,9 @@ ROWS = [
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
 HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model", "evaluation.randomized"}
-HUGGING_FACE |= {"measured_run"}
+HUGGING_FACE |= {"measured_run", "grad_capture", "target_capture"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
-TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost"}
+TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost", "targets", "grad_attention"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
 NUMBERS_OF_PLOTS = {"plot.subjects", "plot.ribbons"}
 OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.faithfulness_rows"}

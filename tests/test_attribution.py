@@ -72,6 +72,13 @@ KINDS = {
     "class": {"prediction": Prediction("singular", 1, 1 / 3, -0.1)},
     "regression": {"prediction": Prediction("LABEL_0", 0, None, 1e-300)},
     "heads": {"head_reduction": (0, 2), "residual_weight": 1 / 3, "normalize": "none", "special_tokens": "zero"},
+    "target": {
+        "edge_weights": "grad_attention",
+        "residual_weight": "unlimited",
+        "normalize_rows": False,
+        "relu": "before",
+        "target": Prediction("plural", 0, 1e-7, -3.5),
+    },
     "one head": {"head_reduction": 3, "model_name": "a/model"},
     "estimated": {"tokens": tokens_of("the keys"), "standard_errors": np.array([0.1, 1 / 3, 0.0, 1e-300])},
 }
@@ -193,7 +200,18 @@ def test_another_version_is_refused(version: object) -> None:
         Attribution.from_dict({**make().to_dict(), "version": version})
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Attribution) if f.name != "alignment"])
+LATER = {"edge_weights": "attention", "normalize_rows": True, "relu": None, "target": None}
+FIELDS = [f.name for f in dataclasses.fields(Attribution) if f.name != "alignment"]
+
+
+def test_files_from_before_edge_weights_are_those_of_attention() -> None:
+    values = {name: value for name, value in make().to_dict().items() if name not in LATER}
+    loaded = Attribution.from_dict(values)
+    check_equal(loaded, make())
+    assert {name: getattr(loaded, name) for name in LATER} == LATER
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in LATER])
 def test_a_missing_field_is_damage(name: str) -> None:
     values = make().to_dict()
     del values[name]

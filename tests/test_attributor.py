@@ -350,7 +350,7 @@ def test_python_only_tokenizers_work_without_offsets():
         ({"head_reduction": "median"}, OptionError, "unknown head_reduction 'median'"),
         ({"head_reduction": 4}, PositionError, r"head \(of layer 0\) 4 is out of range"),
         ({"truncation": "no"}, OptionError, "truncation must be True or False, got 'no'"),
-        ({"residual_weight": 2}, OptionError, "residual_weight must be a number from 0 to 1, got 2"),
+        ({"residual_weight": 2}, OptionError, "residual_weight must be a number from 0 to 1, or 'unlimited', got 2"),
     ],
 )
 def test_bad_options(attributor, options, error, message):

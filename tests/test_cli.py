@@ -31,6 +31,7 @@ from attnflow_hf import Attribution, Attributor, cli
 from attnflow_hf.attentions import HEAD_REDUCTIONS
 from attnflow_hf.backends import METHODS, PAPER_METHODS
 from attnflow_hf.config import load_config, load_evaluation
+from attnflow_hf.edge_weights import EDGE_WEIGHTS
 from attnflow_hf.evaluation import ResultTable
 from attnflow_hf.html import page_data
 from attnflow_hf.manifest import Manifest
@@ -296,6 +297,17 @@ def test_each_option_reaches_the_result(arguments: tuple[str, ...], name: str, v
     assert values["scores"] != values_of(run, *FLOW)["scores"]
 
 
+def test_a_target_is_explained_by_its_label_or_index(run: Run) -> None:
+    arguments = (*FLOW, "--edge-weights", "grad_attention", "--target")
+    found = {target: values_of(run, *arguments, target) for target in ("plural", "1", "0")}
+    wanted = small_attributor()(TEXT, method="flow", backend="networkx", edge_weights="grad_attention", target="plural")
+    assert found["plural"] == found["1"] == wanted.to_dict()
+    assert found["0"]["scores"] != found["1"]["scores"]
+    result = run("explain", TEXT, *arguments, "plurla")
+    assert result.code == 1
+    assert "it has 0 ('singular'), 1 ('plural') (did you mean 'plural'?)" in result.err
+
+
 def test_the_sampling_of_flow_shapley_reaches_the_result(run: Run) -> None:
     text = " ".join([TEXT, TEXT])
     values = values_of(run, "--method", "flow_shapley", "--n-permutations", "3", "--seed", "5", text=text)
@@ -402,7 +414,8 @@ def test_a_folder_that_is_missing_is_named(run: Run, tmp_path: Path) -> None:
     ("option", "valid"),
     [
         ("method", (*METHODS, "all")),
-        ("head_reduction", HEAD_REDUCTIONS),
+        ("edge_weights", tuple(EDGE_WEIGHTS)),
+        ("head_reduction", ("auto", *HEAD_REDUCTIONS)),
         ("normalize", NORMALIZATIONS),
         ("special_tokens", SPECIAL_TOKENS),
         ("format", (*cli._RENDERERS, "html")),

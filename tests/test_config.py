@@ -49,6 +49,10 @@ FULL: dict[str, Any] = {
         "output_position": "mean",
         "head_reduction": [0, 2],
         "residual_weight": 1,
+        "edge_weights": "attention",
+        "target": None,
+        "normalize_rows": False,
+        "relu": "before",
         "normalize": "max",
         "special_tokens": "drop",
         "first_token": "zero",
@@ -334,7 +338,7 @@ def test_overrides_add_to_what_is_in_a_reader(tmp_path: Path) -> None:
         ({"options": {"layer": "last"}}, ["options.layer: \"last\"; needed: a whole number or 'all'"]),
         (
             {"options": {"residual_weight": 2}},
-            ["options.residual_weight: residual_weight must be a number from 0 to 1, got 2"],
+            ["options.residual_weight: residual_weight must be a number from 0 to 1, or 'unlimited', got 2"],
         ),
         (
             {"options": {"n_permutations": 1}},

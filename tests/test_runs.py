@@ -451,7 +451,7 @@ def other_tokenizer():
         ({"method": ["raw"]}, ['settings.method: ["flow"] there, ["raw"] asked']),
         (
             {"options": Options(layer=1, residual_weight=0.7)},
-            ["settings.options.layer: -1 there, 1 asked", "settings.options.residual_weight: 0.5 there, 0.7 asked"],
+            ["settings.options.layer: -1 there, 1 asked", 'settings.options.residual_weight: "auto" there, 0.7 asked'],
         ),
         (
             {"shard_size": 5, "words": True},

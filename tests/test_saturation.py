@@ -37,7 +37,8 @@ def narrowest(graph, top, position, token):
     cuts[SOURCE_SIDE].append(graph.weights[top - 1, position].sum())
     for lowest in range(1, top):
         cuts[OWN_COLUMN].append(capacity(own_column(lowest)))
-    for highest in range(top - 1):
+    is_unlimited = np.isinf(graph.weights[:top, token, token]).all() and token != position
+    for highest in range(top if is_unlimited else top - 1):
         cuts[SINK_COLUMN].append(capacity(sink_column(highest)))
     return {kind: min(capacities, default=np.inf) for kind, capacities in cuts.items()}
 

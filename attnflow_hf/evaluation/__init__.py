@@ -113,7 +113,6 @@ if TYPE_CHECKING:
     from attnflow_hf.evaluation.importance import Importance, blank_out
     from attnflow_hf.evaluation.layers import layer_table
     from attnflow_hf.evaluation.masked_pronouns import measure_pronouns
-    from attnflow_hf.evaluation.outputs import Target
     from attnflow_hf.evaluation.plausibility import (
         Plausibility,
         PlausibilityOptions,
@@ -134,6 +133,7 @@ if TYPE_CHECKING:
     from attnflow_hf.evaluation.summary import Bootstrap, Measured, Summary, summarize
     from attnflow_hf.evaluation.table import ResultTable
     from attnflow_hf.evaluation.winogender import read_winogender
+    from attnflow_hf.targets import Target
 
 
 def __getattr__(name: str) -> Any:

@@ -14,11 +14,12 @@ from attnflow_hf.errors import BoolArray, FloatArray, OptionError, check_choice
 from attnflow_hf.evaluation.edits import SPECIAL_TOKENS, Replacement, editable, find_replacement
 from attnflow_hf.evaluation.embedded import EMBEDDINGS, Embedded, embedded
 from attnflow_hf.evaluation.importance import SIGNS, Importance, notes_on
-from attnflow_hf.evaluation.outputs import OUTPUTS, Asked, Target, find_targets, plain_samples, read_outputs
+from attnflow_hf.evaluation.outputs import OUTPUTS, find_targets, plain_samples, read_outputs
 from attnflow_hf.given import is_single
 from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.reader import model_batches
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.targets import Asked, Target
 
 NORMS = ("l2", "sum")
 BASELINES = ("mask", "pad", "unk", "zero")

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from attnflow_hf.errors import BoolArray, TextError, TokenizerError, check_choice
-from attnflow_hf.evaluation.outputs import Target
 from attnflow_hf.inputs import Sample
 from attnflow_hf.model_facts import n_embeddings
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.targets import Target
 
 REPLACEMENTS = ("drop", "mask", "pad", "unk")
 SPECIAL_TOKENS = ("drop", "keep")

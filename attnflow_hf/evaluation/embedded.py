@@ -14,10 +14,11 @@ from torch import nn
 from attnflow_hf.borrowing import borrowed
 from attnflow_hf.errors import BoolArray, OptionError
 from attnflow_hf.evaluation.edits import Replacement, edit
-from attnflow_hf.evaluation.outputs import Target, at_positions, head_logits, head_outputs
+from attnflow_hf.evaluation.outputs import at_positions, head_logits, head_outputs
 from attnflow_hf.inputs import Sample
 from attnflow_hf.reader import model_batches, model_inputs
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.targets import Target
 
 EMBEDDINGS = ("block", "word")
 Baseline = tuple[Sequence[BoolArray], Replacement | None]

@@ -15,11 +15,12 @@ from attnflow_hf.evaluation.edits import REPLACEMENTS, SPECIAL_TOKENS, Replaceme
 from attnflow_hf.evaluation.erasures import Erasures
 from attnflow_hf.evaluation.faithfulness_result import Faithfulness
 from attnflow_hf.evaluation.importance import blank_out_pairs, notes_on
-from attnflow_hf.evaluation.outputs import OUTPUTS, Asked, Target, find_targets, plain_samples, read_outputs
+from attnflow_hf.evaluation.outputs import OUTPUTS, find_targets, plain_samples, read_outputs
 from attnflow_hf.evaluation.ranking import Scores, rank
 from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.prediction import kind_of_head
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.targets import Asked, Target
 
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 

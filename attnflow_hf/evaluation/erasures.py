@@ -10,9 +10,9 @@ import numpy as np
 
 from attnflow_hf.errors import BoolArray, FloatArray
 from attnflow_hf.evaluation.edits import Replacement, edit
-from attnflow_hf.evaluation.outputs import Target
 from attnflow_hf.evaluation.ranking import Ranking
 from attnflow_hf.inputs import Sample
+from attnflow_hf.targets import Target
 
 _Read = Callable[[Sequence[int]], FloatArray]
 

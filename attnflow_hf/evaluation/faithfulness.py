@@ -13,10 +13,10 @@ from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.evaluation.erased_texts import BINS, ErasedTexts, Erasing
 from attnflow_hf.evaluation.faithfulness_result import Faithfulness
 from attnflow_hf.evaluation.importance import Importance
-from attnflow_hf.evaluation.outputs import Asked
 from attnflow_hf.evaluation.ranking import Scores
 from attnflow_hf.given import is_single
 from attnflow_hf.inputs import Text
+from attnflow_hf.targets import Asked
 
 BOUNDS = ("leave_one_out", "random")
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from attnflow_hf.errors import FloatArray
-from attnflow_hf.evaluation.outputs import Target
 from attnflow_hf.storage import field_values
+from attnflow_hf.targets import Target
 
 METRICS = ("comprehensiveness", "sufficiency", "log_odds", "deletion_area", "insertion_area")
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.evaluation.captum_scores import GradientSettings, Inputs, importances
 from attnflow_hf.evaluation.importance import Importance
-from attnflow_hf.evaluation.outputs import Asked
 from attnflow_hf.inputs import Text
+from attnflow_hf.targets import Asked
 
 
 class _Options(TypedDict, total=False):

@@ -11,11 +11,12 @@ import numpy as np
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, check_choice, check_finite
 from attnflow_hf.evaluation.edits import SPECIAL_TOKENS, Replacement, edit, editable, find_replacement
-from attnflow_hf.evaluation.outputs import OUTPUTS, Asked, Target, find_targets, plain_samples, read_outputs
+from attnflow_hf.evaluation.outputs import OUTPUTS, find_targets, plain_samples, read_outputs
 from attnflow_hf.given import is_single
 from attnflow_hf.inputs import Sample, Text
 from attnflow_hf.scoring import Wrapped
 from attnflow_hf.storage import field_values
+from attnflow_hf.targets import Asked, Target
 from attnflow_hf.tokens import Tokens
 
 SIGNS = ("drop", "keep")

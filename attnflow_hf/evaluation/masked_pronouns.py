@@ -46,7 +46,7 @@ def measure_pronouns(
     wrapped, methods = attributor.wrapped, methods_of(method)
     mask = check_masked_model(wrapped)
     asked = given(wrapped.model, wrapped.tokenizer, [each.with_word(mask) for each in sentences])
-    heads = check_options(options or Options()).head_reduction
+    heads = check_options(options or Options()).heads
     readings = read_samples(
         wrapped.model, wrapped.tokenizer, asked.samples, batch_size=wrapped.batch_size, head_reduction=heads
     )
@@ -79,6 +79,11 @@ def check_options(options: Options) -> Options:
     Raises:
         OptionError: Another layer or output position, or special treatment of tokens or scores, is asked for.
     """
+    if options.kind.needs_target:
+        raise OptionError(
+            f"pronouns are explained by attention; of one of them, call the attributor with target and "
+            f"edge_weights={options.edge_weights!r}"
+        )
     plain = Options()
     for name in ("output_position", "layer", "normalize", "special_tokens", "first_token", "keep"):
         if getattr(options, name) != getattr(plain, name):

@@ -1,9 +1,8 @@
-"""`Target`: which class is explained, and where; and what a model says of it on many samples."""
+"""What a model says of a target on many samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -11,37 +10,19 @@ import numpy as np
 import torch
 
 from attnflow_hf.borrowing import borrowed
-from attnflow_hf.errors import FloatArray, OptionError, PositionError, TokenizerError, check_finite, check_index, guess
+from attnflow_hf.errors import FloatArray, OptionError, check_finite
 from attnflow_hf.forward_pass import call
 from attnflow_hf.given import given
 from attnflow_hf.inputs import Sample
 from attnflow_hf.model_facts import declares_causal
-from attnflow_hf.prediction import kind_of_head, label_name, token_name
+from attnflow_hf.prediction import kind_of_head
 from attnflow_hf.reader import model_batches, model_inputs
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.targets import Asked, Target, check_logits, one_for_each, position_of_head, target_of
 
-Asked = int | str | None
 OUTPUTS = ("logit", "probability")
 _BATCHES_HELD = 64
 """How many batches of edited samples are made at once; they are sorted by length."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """The class that is explained.
-
-    Attributes:
-        index: The class index; the token id for language models.
-        label: Its label, or the token.
-        position: Where the model says it, an index of the text's tokens; `None` where it speaks of the whole text.
-        is_causal: Whether what is said there is what all tokens up to there say together: where that token is
-            dropped, the one before it says it.
-    """
-
-    index: int
-    label: str
-    position: int | None = None
-    is_causal: bool = False
 
 
 def plain_samples(wrapped: Wrapped, inputs: Any, *, truncation: bool) -> Sequence[Sample]:
@@ -92,13 +73,13 @@ def find_targets(
         OptionError: The class is none of the model's, or the model has no head; a position is missing.
         PositionError: The position is outside of the text.
     """
-    wanted = _one_for_each(asked, len(samples))
+    wanted = one_for_each(asked, len(samples))
     targets: dict[int, Target] = {}
     for indices, logits in _logits(wrapped, samples):
         for row, index in enumerate(indices):
             position = _position(wrapped, samples[index], output_position, logits.ndim == 3)
             of_class = logits[row] if position is None else logits[row, position]
-            targets[index] = _target(wrapped, of_class, wanted[index], position)
+            targets[index] = target_of(wrapped.model, wrapped.tokenizer, of_class, wanted[index], position)
     return [targets[index] for index in range(len(samples))]
 
 
@@ -148,14 +129,7 @@ def head_logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     Raises:
         OptionError: The model has no head of classes or tokens.
     """
-    logits = call(model, inputs).get("logits")
-    name = type(model).__name__
-    if not isinstance(logits, torch.Tensor) or logits.ndim not in (2, 3) or name.endswith("ForPreTraining"):
-        raise OptionError(
-            f"{name} has no head that gives logits of classes or tokens, so there is no class to explain; load it "
-            "as a classifier or a language model"
-        )
-    return logits
+    return check_logits(model, call(model, inputs).get("logits"))
 
 
 def at_positions(logits: torch.Tensor, positions: Sequence[int | None] | torch.Tensor) -> torch.Tensor:
@@ -169,24 +143,14 @@ def _position(
     wrapped: Wrapped, sample: Sample, output_position: int | Literal["auto"], speaks_of_each: bool
 ) -> int | None:
     """Return where the model is asked, or `None` where its head speaks of the whole text."""
-    name = type(wrapped.model).__name__
     if not speaks_of_each:
         if output_position != "auto":
-            raise OptionError(f"{name} says one thing of the whole text; leave output_position out")
+            raise OptionError(
+                f"{type(wrapped.model).__name__} says one thing of the whole text; leave output_position out"
+            )
         return None
-    if output_position != "auto":
-        return check_index("output_position", output_position, len(sample))
-    if name.endswith("ForTokenClassification"):
-        raise OptionError(f"{name} speaks of each token; choose one by output_position")
-    if declares_causal(wrapped.model):
-        return len(sample) - 1
-    masks = np.flatnonzero(sample.tokens.input_ids == getattr(wrapped.tokenizer, "mask_token_id", None))
-    if len(masks) != 1:
-        raise OptionError(
-            f"{name} speaks of each position, and this text has {len(masks)} masks: give it one mask, or choose a "
-            "position by output_position"
-        )
-    return int(masks[0])
+    is_causal = declares_causal(wrapped.model)
+    return position_of_head(wrapped.model, wrapped.tokenizer, sample.tokens, output_position, is_causal)
 
 
 def _logits(wrapped: Wrapped, samples: Sequence[Sample]) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -196,56 +160,3 @@ def _logits(wrapped: Wrapped, samples: Sequence[Sample]) -> Iterator[tuple[list[
         with borrowed(wrapped.model, implementation=None):
             logits = head_logits(wrapped.model, inputs)
         yield indices, logits
-
-
-def _target(wrapped: Wrapped, logits: torch.Tensor, asked: Asked, position: int | None) -> Target:
-    model, tokenizer = wrapped.model, wrapped.tokenizer
-    speaks_tokens = position is not None and not type(model).__name__.endswith("ForTokenClassification")
-    index = int(logits.argmax()) if asked is None else _index(wrapped, asked, len(logits), speaks_tokens)
-    label = token_name(tokenizer, index) if speaks_tokens else label_name(model, index)
-    return Target(index, label, position, position is not None and declares_causal(model))
-
-
-def _index(wrapped: Wrapped, asked: int | str, n_labels: int, speaks_tokens: bool) -> int:
-    """Return the index of a class that was asked for by its index or label."""
-    if isinstance(asked, bool) or not isinstance(asked, (int, np.integer, str)):
-        raise OptionError(f"target must be a class index or label, got {asked!r}")
-    if isinstance(asked, str):
-        return _index_of_token(wrapped, asked) if speaks_tokens else _index_of_label(wrapped, asked, n_labels)
-    if not 0 <= asked < n_labels:
-        known = f"{n_labels} token ids" if speaks_tokens else _listed(wrapped, n_labels)
-        raise PositionError(f"target {asked} is outside of the model's classes: it has {known}")
-    return int(asked)
-
-
-def _index_of_label(wrapped: Wrapped, asked: str, n_labels: int) -> int:
-    labels = [label_name(wrapped.model, index) for index in range(n_labels)]
-    if asked not in labels:
-        known = _listed(wrapped, n_labels)
-        raise OptionError(f"target {asked!r} is none of the model's classes: it has {known}{guess(asked, labels)}")
-    return labels.index(asked)
-
-
-def _listed(wrapped: Wrapped, n_labels: int) -> str:
-    shown = ", ".join(f"{index} ({label_name(wrapped.model, index)!r})" for index in range(min(n_labels, 10)))
-    return shown + (f", ... up to {n_labels - 1}" if n_labels > 10 else "")
-
-
-def _index_of_token(wrapped: Wrapped, asked: str) -> int:
-    if wrapped.tokenizer is None:
-        raise TokenizerError(f"target {asked!r} needs a tokenizer to be a token; give the token's id")
-    vocabulary = wrapped.tokenizer.get_vocab()
-    if asked in vocabulary:
-        return int(vocabulary[asked])
-    ids = wrapped.tokenizer(asked, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] == wrapped.tokenizer.unk_token_id:
-        raise OptionError(f"target {asked!r} is not one token of this tokenizer; give a token or its id")
-    return int(ids[0])
-
-
-def _one_for_each(asked: Asked | Sequence[Asked], n_texts: int) -> list[Asked]:
-    if asked is None or isinstance(asked, (int, str, np.integer)):
-        return [asked] * n_texts
-    if not isinstance(asked, Sequence) or len(asked) != n_texts:
-        raise OptionError(f"target must be one class, or a list of {n_texts}, one for each text; got {asked!r}")
-    return list(asked)

@@ -10,7 +10,8 @@ from tiny_models import VOCABULARY, bert, gpt2, tokenizer
 from attnflow_hf import Attributor
 from attnflow_hf.errors import OptionError, TextError, TokenizerError
 from attnflow_hf.evaluation.edits import edit, editable, find_replacement
-from attnflow_hf.evaluation.outputs import Target, plain_samples
+from attnflow_hf.evaluation.outputs import plain_samples
+from attnflow_hf.targets import Target
 
 TEXT = "the key to old cabinets"
 

@@ -11,7 +11,8 @@ from tiny_models import VOCABULARY, bert, gpt2, make, tokenizer
 from attnflow_hf import Attributor
 from attnflow_hf.errors import ArrayError, OptionError, PositionError, TokenizerError
 from attnflow_hf.evaluation import blank_out
-from attnflow_hf.evaluation.outputs import Target, find_targets, plain_samples, read_outputs
+from attnflow_hf.evaluation.outputs import find_targets, plain_samples, read_outputs
+from attnflow_hf.targets import Target
 
 NAMES = {0: "plural", 1: "singular", 2: "neither"}
 TEXTS = ["the key to old cabinets", "cat sat", "a table and a mat"]

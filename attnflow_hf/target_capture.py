@@ -1,0 +1,68 @@
+"""How forward passes are captured with the class that is explained of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from attnflow_hf.capture import Capture
+from attnflow_hf.errors import OptionError
+from attnflow_hf.given import Given
+from attnflow_hf.grad_capture import capture_gradients
+from attnflow_hf.model_facts import declares_causal
+from attnflow_hf.options import Options
+from attnflow_hf.targets import Target, one_for_each, position_of_head, target_of
+from attnflow_hf.tokens import Tokens
+
+
+class TargetCapture:
+    """Captures batches of a user's inputs, each with its own target.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, or `None`.
+        inputs: All inputs, by whose indices batches are asked for.
+        options: How; the target is one for all inputs, or a list with one for each.
+
+    Raises:
+        OptionError: There are more targets than inputs, or fewer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, inputs: Given, options: Options) -> None:
+        """Take note of the target of each input."""
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.read: list[Tokens] | None = None
+        n_inputs = len(inputs.samples)
+        if inputs.signals is None:
+            self.read = [sample.decoder or sample.tokens for sample in inputs.samples]
+        else:
+            n_inputs = len(inputs.signals[model.main_input_name])
+            self.read = list(inputs.decoders) or None
+        self.has_decoder = bool(inputs.decoders) or any(sample.decoder is not None for sample in inputs.samples)
+        self.asked = one_for_each(options.target, n_inputs)
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor], indices: Sequence[int]) -> Capture:
+        """Return what one forward and one backward pass gave of the inputs of these indices."""
+
+        def find(logits: torch.Tensor) -> list[Target]:
+            return [self._target(logits[row], index) for row, index in enumerate(indices)]
+
+        options = self.options
+        return capture_gradients(self.model, inputs, find, head_reduction=options.heads, relu=options.relu)
+
+    def _target(self, logits: torch.Tensor, index: int) -> Target:
+        position = None
+        if logits.ndim == 2:
+            if self.read is None:
+                raise OptionError(
+                    f"{type(self.model).__name__} says something of each position of an image or a sound; "
+                    "grad_attention explains what a model says of the whole"
+                )
+            is_causal = self.has_decoder or declares_causal(self.model)
+            asked = self.options.output_position
+            position = position_of_head(self.model, self.tokenizer, self.read[index], asked, is_causal)
+        of_class = logits if position is None else logits[position]
+        return target_of(self.model, self.tokenizer, of_class.detach(), self.asked[index], position)

@@ -1,0 +1,411 @@
+"""Attributions on attention times gradient: graphs, flows and targets, from the user's call to the result."""
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from architectures import ARCHITECTURES
+from test_grad_capture import of_classes, plain
+from tiny_models import BERT, bert, gpt2, make, tokenizer
+
+from attnflow_hf import Attribution, Attributor, LayerGraph, Options, attach, flow, rollout
+from attnflow_hf.capture_report import CROSS, DECODER, ENCODER
+from attnflow_hf.edge_weights import EDGE_WEIGHTS
+from attnflow_hf.errors import AttnFlowError, OptionError, PositionError
+from attnflow_hf.evaluation import agreement_with_randomized
+from attnflow_hf.unlimited import unlimited_flow, unlimited_graph
+
+TEXT = "the key to the old cabinets is on a table"
+TEXTS = [TEXT, "the key", "one longer text and another text", "the cat sat"]
+GRADS = {"edge_weights": "grad_attention", "normalize": "none"}
+LABELS = {"id2label": {0: "low", 1: "high", 2: "none"}, "num_labels": 3}
+BY_NAME = {each.name: each for each in ARCHITECTURES}
+
+
+def encoded(text=TEXT):
+    return dict(tokenizer()(text, return_tensors="pt"))
+
+
+def edges_of(text=TEXT, target=0, **options):
+    """`relu(sum over heads of A * dA)` of the tiny BERT, `[layer, query, key]`, by plain autograd."""
+    model = bert(attn_implementation="eager", **options)
+    found = plain(model, encoded(text), of_classes(target))
+    return np.stack([found[ENCODER, layer][0].numpy() for layer in range(3)]).astype(np.float64)
+
+
+@pytest.fixture
+def attributor():
+    return Attributor(bert(**LABELS), tokenizer(), batch_size=3)
+
+
+# Graphs
+
+
+def test_raw_weights_are_the_edges_themselves(attributor):
+    for layer in range(3):
+        found = attributor(TEXT, method="raw", layer=layer, target=1, output_position=0, **GRADS)
+        np.testing.assert_allclose(found.scores, edges_of(target=1, **LABELS)[layer, 0], rtol=1e-4, atol=1e-8)
+        assert found.residual_weight == 0
+
+
+def test_rollout_is_that_of_chefer_but_for_a_factor(attributor):
+    """Chefer et al. 2021 multiply `I + E`; `0.5 E + 0.5 I` is half of that in each layer."""
+    edges = edges_of(target=2, **LABELS)
+    wanted = np.linalg.multi_dot([np.eye(len(layer)) + layer for layer in edges[::-1]])[0]
+    found = attributor(TEXT, method="rollout", target=2, **GRADS)
+    np.testing.assert_allclose(found.scores, wanted / 2**3, rtol=1e-4, atol=1e-8)
+    assert (found.residual_weight, found.normalize_rows, found.head_reduction) == (0.5, False, "sum")
+    shares = attributor(TEXT, method="rollout", target=2, edge_weights="grad_attention").scores
+    np.testing.assert_allclose(shares, wanted / wanted.sum(), rtol=1e-4, atol=1e-8)
+
+
+def split_column_flow(edges, position, token):
+    """The flow by NetworkX on a graph whose column of `position` stands twice; the copy gets what goes into it."""
+    n_layers, n, _ = edges.shape
+    network = nx.DiGraph()
+    network.add_nodes_from([(level, k) for level in range(n_layers + 1) for k in [*range(n), "copy"]])
+    for layer in range(n_layers):
+        for query in [*range(n), "copy"]:
+            network.add_edge((layer + 1, query), (layer, query))
+        for query, key in np.ndindex(n, n):
+            if edges[layer, query, key] > 0:
+                is_back = key == position
+                if is_back or query != key:
+                    end = (layer, "copy" if is_back else key)
+                    network.add_edge((layer + 1, query), end, capacity=float(edges[layer, query, key]))
+    sink = (0, "copy" if token == position else token)
+    return nx.maximum_flow_value(network, (n_layers, position), sink)
+
+
+@pytest.mark.parametrize("position", [0, 4])
+@pytest.mark.parametrize("backend", ["numba", "networkx"])
+def test_flow_is_that_of_networkx_with_residual_edges_without_limit(attributor, backend, position):
+    edges = edges_of(target=1, **LABELS)
+    found = attributor(TEXT, target=1, output_position=position, backend=backend, **GRADS)
+    wanted = [split_column_flow(edges, position, token) for token in range(edges.shape[1])]
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-4, atol=1e-7)
+    assert found.residual_weight == "unlimited"
+
+
+def test_flow_to_other_tokens_is_the_flow_of_the_unlimited_graph():
+    edges = edges_of()
+    graph = unlimited_graph(LayerGraph(edges))
+    assert np.isinf(np.diagonal(graph.weights, axis1=1, axis2=2)).all()
+    for position in range(edges.shape[1]):
+        got = unlimited_flow(LayerGraph(edges), "numba", [1, 2], [position])[:, 0]
+        others = np.arange(edges.shape[1]) != position
+        for index, layer in enumerate([1, 2]):
+            wanted = flow(graph, output_positions=[position], layer=layer)[0]
+            np.testing.assert_allclose(got[index, others], wanted[others], rtol=1e-12)
+            assert np.isinf(wanted[position])
+        assert np.isfinite(got).all()
+
+
+def test_flow_is_no_more_than_the_columns_at_its_ends():
+    edges = edges_of()
+    n = edges.shape[1]
+    sideways = edges * (1 - np.eye(n))
+    for position in range(n):
+        values = unlimited_flow(LayerGraph(edges), "numba", [2], [position])[0, 0]
+        into = sideways[:2].sum(axis=(0, 1)) + edges[2, position]
+        out = sideways[1:, position].sum() + edges[0, position]
+        others = np.arange(n) != position
+        assert (values[others] <= np.minimum(into, out)[others] * (1 + 1e-12)).all()
+        assert values[position] <= edges[:, position].sum() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("residual", [0.2, 0.5, 0.9])
+def test_rollout_is_no_more_than_flow_and_flow_no_more_than_a_cut(attributor, residual):
+    """Where no row gives more than 1, as rows do whose edges are small."""
+    options = {"residual_weight": residual, "target": 0, "output_position": 3, **GRADS}
+    for scale in (1.0, 1e-3):
+        edges = edges_of(target=0, **LABELS) * scale
+        graph = LayerGraph.from_weights(edges, residual_weight=residual, normalize_rows=False)
+        if graph.weights.sum(axis=-1).max() > 1:
+            continue
+        product, most = rollout(graph, output_positions=[3])[0], flow(graph, output_positions=[3])[0]
+        assert (product <= most * (1 + 1e-9)).all()
+        assert (most <= np.minimum(graph.weights[0].sum(axis=0), graph.weights[2, 3].sum()) * (1 + 1e-9)).all()
+    wanted = flow(LayerGraph.from_weights(edges_of(**LABELS), residual_weight=residual, normalize_rows=False))[3]
+    np.testing.assert_allclose(attributor(TEXT, **options).scores, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["numba", "networkx"])
+@pytest.mark.parametrize("scale", [2.0**-40, 1e-12, 1e9])
+def test_flow_grows_with_its_edges_however_small(backend, scale):
+    edges = edges_of()
+    whole = unlimited_flow(LayerGraph(edges), backend, [2], [0, 3])
+    scaled = unlimited_flow(LayerGraph(edges * scale), backend, [2], [0, 3])
+    np.testing.assert_allclose(scaled, whole * scale, rtol=1e-12)
+
+
+def test_rows_can_be_normalized_and_rows_of_zeros_stay(attributor):
+    edges = edges_of(**LABELS)
+    sums = edges.sum(axis=-1, keepdims=True)
+    assert (sums == 0).any()  # the last layer is read at one position
+    shares = np.divide(edges, sums, out=np.zeros_like(edges), where=sums > 0)
+    options = {"target": 0, "normalize_rows": True, "residual_weight": 0.3, **GRADS}
+    found = attributor(TEXT, method="rollout", **options)
+    graph = LayerGraph.from_weights(shares, residual_weight=0.3, normalize_rows=False)
+    np.testing.assert_allclose(found.scores, rollout(graph, output_positions=[0])[0], rtol=1e-4, atol=1e-7)
+    assert found.normalize_rows
+
+
+def test_attention_may_have_residual_edges_without_limit(attributor):
+    found = attributor(TEXT, residual_weight="unlimited", normalize="none")
+    attention = np.stack([attributor(TEXT, method="raw", layer=n, output_position="all").scores for n in range(3)])
+    wanted = [split_column_flow(attention, 0, token) for token in range(attention.shape[1])]
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-5)
+    assert (found.residual_weight, found.edge_weights, found.target) == ("unlimited", "attention", None)
+
+
+def test_a_sum_over_heads_is_a_mean_once_rows_are_normalized(attributor):
+    summed, mean = (attributor(TEXT, head_reduction=name).scores for name in ("sum", "mean"))
+    np.testing.assert_allclose(summed, mean, rtol=1e-5)
+    plain_rows = attributor(TEXT, method="raw", head_reduction="sum", normalize_rows=False, normalize="none")
+    assert plain_rows.scores.sum() == pytest.approx(4, rel=1e-5)  # four heads
+
+
+# Targets
+
+
+def test_the_predicted_class_is_explained_and_any_other_by_index_or_label(attributor):
+    predicted = attributor(TEXT, **GRADS)
+    assert predicted.target == predicted.prediction
+    by_index = [attributor(TEXT, target=index, **GRADS) for index in range(3)]
+    assert [each.target.label for each in by_index] == ["low", "high", "none"]
+    assert all(each.prediction == predicted.prediction for each in by_index)
+    np.testing.assert_array_equal(by_index[predicted.target.index].scores, predicted.scores)
+    for index, label in enumerate(["low", "high", "none"]):
+        found = attributor(TEXT, target=label, **GRADS)
+        np.testing.assert_array_equal(found.scores, by_index[index].scores)
+        logits = bert(**LABELS)(**encoded()).logits[0].detach()
+        assert found.target.output == pytest.approx(float(logits[index]), abs=1e-5)
+        assert found.target.probability == pytest.approx(float(logits.softmax(-1)[index]), abs=1e-5)
+        assert f"target {label!r}; prediction" in found.summary()
+        assert "flow on grad_attention" in found.summary()
+    assert not np.allclose(by_index[0].scores, by_index[1].scores)
+
+
+def test_a_batch_is_what_its_texts_are_alone_each_with_its_own_target(attributor):
+    targets = ["none", 0, None, "high"]
+    together = attributor(TEXTS, target=targets, **GRADS)
+    for text, target, found in zip(TEXTS, targets, together, strict=True):
+        alone = attributor(text, target=target, **GRADS)
+        assert found.target.index == alone.target.index
+        np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4, atol=1e-6 * alone.scores.max())
+
+
+def test_methods_compared_share_their_target(attributor):
+    options = Options(edge_weights="grad_attention", target="none")
+    found = attributor.compare(TEXT, options=options)
+    assert [each.target.label for each in found.values()] == ["none"] * 3
+    assert [each.residual_weight for each in found.values()] == [0, 0.5, "unlimited"]
+
+
+def test_attributions_come_back_from_files(attributor, tmp_path):
+    saved = attributor(TEXT, target="none", **GRADS)
+    saved.save(tmp_path / "a.json")
+    loaded = Attribution.load(tmp_path / "a.json")
+    assert loaded.to_dict() == saved.to_dict()
+    assert (loaded.target, loaded.edge_weights, loaded.relu) == (saved.target, "grad_attention", "after")
+
+
+def test_regression_explains_its_value():
+    attributor = Attributor(bert(num_labels=1), tokenizer())
+    found = attributor(TEXT, **GRADS)
+    assert (found.target.index, found.target.probability) == (0, None)
+    np.testing.assert_allclose(found.scores, attributor(TEXT, target=0, **GRADS).scores, rtol=0)
+
+
+def test_tokens_of_a_classifier_are_explained_at_their_position():
+    attributor = Attributor(bert("BertForTokenClassification", **LABELS), tokenizer())
+    found = attributor(TEXT, output_position=3, target="high", **GRADS)
+    model = bert("BertForTokenClassification", attn_implementation="eager", **LABELS)
+    outputs = model(**encoded(), output_attentions=True)
+    gradients = torch.autograd.grad(outputs.logits[0, 3, 1], outputs.attentions)
+    edges = [(w * g)[0].sum(0).relu().detach().numpy() for w, g in zip(outputs.attentions, gradients, strict=True)]
+    wanted = [split_column_flow(np.stack(edges).astype(float), 3, token) for token in range(len(edges[0]))]
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-4, atol=1e-7)
+    assert (found.output_position, found.target.label) == (3, "high")
+
+
+def test_a_mask_is_explained_where_it_stands():
+    attributor = Attributor(bert("BertForMaskedLM"), tokenizer())
+    found = attributor("the key to [MASK] cabinets", **GRADS)
+    assert (found.output_position, found.tokens[4], found.target) == (4, "[MASK]", found.prediction)
+    other = attributor("the key to [MASK] cabinets", target="old", **GRADS)
+    assert other.target.label == "old"
+    assert not np.allclose(other.scores, found.scores)
+    with pytest.raises(OptionError, match="this text has 0 masks"):
+        attributor(TEXT, **GRADS)
+
+
+def test_the_next_token_is_explained_at_the_last_or_any_position():
+    attributor = Attributor(gpt2(), tokenizer(template=""))
+    found = attributor(TEXTS, **GRADS)
+    for text, each in zip(TEXTS, found, strict=True):
+        assert each.output_position == len(each.tokens) - 1
+        assert each.target == each.prediction
+        assert each.scores[-1] > 0 or text == "the key"
+    early = attributor(TEXT, output_position=2, target="table", **GRADS)
+    assert not early.scores[3:].any()
+    assert early.target.label == "table"
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "fsmt"])
+@pytest.mark.parametrize("method", ["rollout", "flow"])
+def test_an_encoder_and_its_decoder(name, method):
+    model, eager = BY_NAME[name].build(), BY_NAME[name].build("eager")
+    inputs = encoded() | {"decoder_input_ids": torch.tensor([[2, 7, 9, 11]])}
+    found = Attributor(model, tokenizer())(inputs, method=method, target=8, **GRADS)
+    assert found.output_position == 3
+    edges = plain(eager, inputs, lambda logits: [type("T", (), {"index": 8, "position": 3})()])
+    n, m = inputs["input_ids"].shape[1], 4
+    n_layers = [sum(part == each for part, _ in edges) for each in (ENCODER, DECODER)]
+    own = np.zeros((n_layers[0] + 2 * n_layers[1], n + m, n + m))
+    for (part, layer), matrix in edges.items():
+        stage = layer if part == ENCODER else n_layers[0] + 2 * layer + (part == CROSS)
+        queries = slice(0, n) if part == ENCODER else slice(n, None)
+        keys = slice(n, None) if part == DECODER else slice(0, n)
+        own[stage, queries, keys] = matrix[0].numpy()
+    if method == "rollout":
+        wanted = np.linalg.multi_dot([0.5 * np.eye(n + m) + 0.5 * each for each in own[::-1]])[n + 3]
+    else:
+        wanted = [split_column_flow(own, n + 3, token) for token in range(n + m)]
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-4, atol=1e-6 * np.max(wanted))
+
+
+def test_an_image_is_explained():
+    options = {"image_size": 32, "patch_size": 8, **BERT, "pad_token_id": 0, **LABELS}
+    options.pop("pad_token_id")
+    model = make("ViTConfig", "ViTForImageClassification", **options)
+    found = Attributor(model)({"pixel_values": torch.randn(2, 3, 32, 32)}, target=["low", "none"], **GRADS)
+    assert [each.target.label for each in found] == ["low", "none"]
+    assert found[0].grid_scores.shape == (4, 4)
+    assert found[0].scores.max() > 0
+
+
+def test_random_weights_give_other_attributions(attributor):
+    def explain(explained):
+        return explained(TEXTS, target=1, edge_weights="grad_attention")
+
+    found = agreement_with_randomized(attributor, explain, special_tokens="keep", n_parts=[0, 1, "all"])
+    agreements = [each.summary.mean for each in found]
+    assert agreements[0] == pytest.approx(1)
+    assert max(agreements[1:]) < 0.9
+
+
+def test_the_seed_changes_nothing(attributor):
+    one, other = (attributor(TEXT, seed=seed, **GRADS).scores for seed in (0, 1))
+    np.testing.assert_array_equal(one, other)
+
+
+# Pipelines and runs
+
+
+def classifying(model, **options):
+    from transformers import pipeline
+
+    return pipeline("text-classification", model=model, tokenizer=tokenizer(), device="cpu", **options)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_attached_pipelines_explain_the_class_that_they_predict_or_a_named_one(attributor, batch_size):
+    options = Options(edge_weights="grad_attention", normalize="none")
+    pipe = classifying(attributor.model)
+    plain_results = pipe(TEXTS)
+    results = attach(pipe, method="flow", options=options)(TEXTS, batch_size=batch_size)
+    for text, plain_result, result in zip(TEXTS, plain_results, results, strict=True):
+        wanted = attributor(text, **GRADS)
+        assert result["attributions"].target.label == result["label"] == plain_result["label"]
+        np.testing.assert_allclose(result["attributions"].scores, wanted.scores, rtol=1e-3, atol=1e-6)
+    named = attach(pipe, options=Options(edge_weights="grad_attention", target="none"))(TEXT)[0]["attributions"]
+    assert named.target.label == "none"
+    assert all(parameter.grad is None for parameter in attributor.model.parameters())
+
+
+@pytest.mark.parametrize("target", [["low", "high"], "middle"])
+def test_attached_pipelines_refuse_other_targets(attributor, target):
+    pipe = classifying(attributor.model)
+    with pytest.raises(AttnFlowError, match="target"):
+        attach(pipe, options=Options(edge_weights="grad_attention", target=target))(TEXT)
+
+
+# What cannot be
+
+ON_GRADS = {"edge_weights": "grad_attention"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"edge_weights": "grads"}, OptionError, "unknown edge_weights 'grads'; choose one of 'attention', 'grad_atte"),
+        (
+            {"target": 1},
+            OptionError,
+            "'attention' are the same for each target; a target goes with",
+        ),
+        (
+            {**ON_GRADS, "target": 3},
+            PositionError,
+            r"target 3 is outside of .*: it has 0 \('low'\), 1 \('high'\)",
+        ),
+        ({**ON_GRADS, "target": -1}, PositionError, "target -1 is outside of the model's classes"),
+        ({**ON_GRADS, "target": "hihg"}, OptionError, r"target 'hihg' is none .* \(did you mean 'high'\?\)"),
+        ({**ON_GRADS, "target": 1.5}, OptionError, "target must be a class index or label, got 1.5"),
+        ({**ON_GRADS, "target": [0, 1]}, OptionError, "target must be one class, or a list of 1, one for each text"),
+        ({**ON_GRADS, "relu": "never"}, OptionError, "unknown relu 'never'"),
+        ({**ON_GRADS, "normalize_rows": "yes"}, OptionError, "normalize_rows must be True, False or 'auto', got 'yes'"),
+        (
+            {**ON_GRADS, "method": "rollout", "residual_weight": "unlimited"},
+            OptionError,
+            "rollout needs a number",
+        ),
+        ({"method": "rollout", "residual_weight": "unlimited"}, OptionError, "rollout needs a number from 0 to 1"),
+        ({"method": "flow_shapley", "residual_weight": "unlimited"}, OptionError, "flow_shapley needs a number"),
+        (
+            {**ON_GRADS, "method": "flow_shapley"},
+            OptionError,
+            "'flow_shapley' has no default .*: choose a resid",
+        ),
+        ({**ON_GRADS, "residual_weight": -0.1}, OptionError, "must be a number from 0 to 1, or 'unlimited', got -0.1"),
+        (
+            {**ON_GRADS, "residual_weight": float("inf")},
+            OptionError,
+            "from 0 to 1, or 'unlimited', got inf",
+        ),
+        (
+            {**ON_GRADS, "residual_weight": "none"},
+            OptionError,
+            "from 0 to 1, or 'unlimited', got 'none'",
+        ),
+        ({**ON_GRADS, "keep": "rollout", "method": "rollout"}, OptionError, "have no keep='rollout'"),
+        ({**ON_GRADS, "position_correction": "uniform"}, OptionError, "and no position_correction"),
+    ],
+)
+def test_bad_options(attributor, options, error, message):
+    with pytest.raises(error, match=message):
+        attributor(TEXT, **options)
+
+
+@pytest.mark.parametrize("position", ["mean", "all"])
+def test_heads_of_each_position_are_asked_at_one(position):
+    attributor = Attributor(bert("BertForTokenClassification"), tokenizer())
+    with pytest.raises(OptionError, match=f"speaks of each position; output_position must be one, got '{position}'"):
+        attributor(TEXT, output_position=position, **ON_GRADS)
+    with pytest.raises(OptionError, match="speaks of each token; choose one by output_position"):
+        attributor(TEXT, **ON_GRADS)
+
+
+def test_models_without_a_head_and_generated_texts_are_refused():
+    with pytest.raises(OptionError, match="grad_attention needs a target: BertModel has no head"):
+        Attributor(bert("BertModel"), tokenizer())(TEXT, **ON_GRADS)
+    with pytest.raises(OptionError, match="need a backward pass for each generated token"):
+        Attributor(gpt2(), tokenizer()).generate(TEXT, options=Options(**ON_GRADS))
+
+
+def test_the_table_has_a_row_for_each():
+    assert list(EDGE_WEIGHTS) == ["attention", "grad_attention"]
+    for name in EDGE_WEIGHTS:
+        assert Options(edge_weights=name).kind is EDGE_WEIGHTS[name]
