@@ -291,7 +291,9 @@ def _render_json(attributions: list[Attribution], words: bool, to_screen: bool) 
 
 def _title(attribution: Attribution) -> str:
     model = f"model {attribution.model_name}, layer {attribution.layer}, output position {attribution.position_name}"
-    return f"{model}\n{attribution.prediction.describe()}" if attribution.prediction else model
+    target = attribution.target and f"{attribution.edge_weights} of {attribution.target.describe('target')}"
+    prediction = attribution.prediction and attribution.prediction.describe()
+    return "\n".join(line for line in (model, prediction, target) if line)
 
 
 _RENDERERS = {"table": _render_table, "json": _render_json}

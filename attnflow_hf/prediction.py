@@ -33,11 +33,11 @@ class Prediction:
         """Check that the head gave a number."""
         check_finite("the model's output", np.array([self.output], dtype=np.float64))
 
-    def describe(self) -> str:
-        """Return the prediction in a few words."""
+    def describe(self, name: str = "prediction") -> str:
+        """Return it in a few words, by the name of what it is."""
         if self.probability is None:
-            return f"prediction {self.label} = {self.output:.4g}"
-        return f"prediction {self.label!r} (probability {self.probability:.3f})"
+            return f"{name} {self.label} = {self.output:.4g}"
+        return f"{name} {self.label!r} (probability {self.probability:.3f})"
 
 
 def predict(

@@ -131,7 +131,7 @@ class _Rows:
         if weights is None or not self.settings["save_layer_graphs"] or self._drops:
             return None
         graph = LayerGraph(np.array(weights, dtype=np.float32))
-        if graph.weights.size > self.room:
+        if graph.weights.size > self.room or np.isinf(graph.weights).any():
             return None
         self.room -= graph.weights.size
         first = graph.n_tokens - len(row["tokens"])  # behind the attention sink, where there is one

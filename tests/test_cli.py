@@ -303,6 +303,8 @@ def test_a_target_is_explained_by_its_label_or_index(run: Run) -> None:
     wanted = small_attributor()(TEXT, method="flow", backend="networkx", edge_weights="grad_attention", target="plural")
     assert found["plural"] == found["0"] == wanted.to_dict()
     assert found["1"]["scores"] != found["0"]["scores"]
+    table = run("explain", TEXT, *arguments, "singular").out
+    assert re.search(r"\ngrad_attention of target 'singular' \(probability 0\.\d+\)\n", table)
     result = run("explain", TEXT, *arguments, "plurla")
     assert result.code == 1
     assert "it has 0 ('plural'), 1 ('singular') (did you mean 'plural'?)" in result.err

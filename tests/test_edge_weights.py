@@ -2,18 +2,30 @@
 
 import networkx as nx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from architectures import ARCHITECTURES
+from datasets import Dataset
 from test_grad_capture import of_classes, plain
-from tiny_models import BERT, bert, gpt2, make, tokenizer
+from tiny_models import BERT, bert, gpt2, llama, make, tokenizer
+from transformers import pipeline
 
-from attnflow_hf import Attribution, Attributor, LayerGraph, Options, attach, flow, rollout
+from attnflow_hf import Attribution, Attributor, LayerGraph, Options, attach, flow, rollout, run_dataset
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER
 from attnflow_hf.edge_weights import EDGE_WEIGHTS
 from attnflow_hf.errors import AttnFlowError, OptionError, PositionError
-from attnflow_hf.evaluation import agreement_with_randomized
+from attnflow_hf.evaluation import (
+    agreement_with_randomized,
+    evaluate_faithfulness,
+    measure_faithfulness,
+    summarize_faithfulness,
+)
+from attnflow_hf.grad_capture import capture_gradients
+from attnflow_hf.run_page import page_of_run
+from attnflow_hf.targets import Target
 from attnflow_hf.unlimited import unlimited_flow, unlimited_graph
+from attnflow_hf.windows import Windows, attribute_windows
 
 TEXT = "the key to the old cabinets is on a table"
 TEXTS = [TEXT, "the key", "one longer text and another text", "the cat sat"]
@@ -305,8 +317,6 @@ def test_the_seed_changes_nothing(attributor):
 
 
 def classifying(model, **options):
-    from transformers import pipeline
-
     return pipeline("text-classification", model=model, tokenizer=tokenizer(), device="cpu", **options)
 
 
@@ -330,6 +340,103 @@ def test_attached_pipelines_refuse_other_targets(attributor, target):
     pipe = classifying(attributor.model)
     with pytest.raises(AttnFlowError, match="target"):
         attach(pipe, options=Options(edge_weights="grad_attention", target=target))(TEXT)
+
+
+def test_zero_shot_explains_each_label_by_its_own_text():
+    labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    model = bert(id2label=labels, label2id={label: index for index, label in labels.items()}, num_labels=3)
+    pipe = pipeline("zero-shot-classification", model=model, tokenizer=tokenizer(), device="cpu")
+    options = Options(edge_weights="grad_attention", target="entailment", normalize="none")
+    result = attach(pipe, options=options)(TEXT, ["table", "cat"], hypothesis_template="the {} is near")
+    attributor = Attributor(model, tokenizer())
+    for label, found in zip(result["labels"], result["attributions"], strict=True):
+        wanted = attributor((TEXT, f"the {label} is near"), target="entailment", **GRADS)
+        assert found.target.label == "entailment"
+        np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_attached_pipelines_pad_on_either_side(padding):
+    model, tok = llama("LlamaForSequenceClassification", **LABELS), tokenizer(template="", padding_side=padding)
+    pipe = attach(pipeline("text-classification", model=model, tokenizer=tok, device="cpu"), options=Options(**GRADS))
+    for text, result in zip(TEXTS, pipe(TEXTS, batch_size=4), strict=True):
+        wanted = Attributor(model, tok)(text, **GRADS).scores
+        np.testing.assert_allclose(result["attributions"].scores, wanted, rtol=1e-3, atol=1e-5 * wanted.max())
+
+
+def test_attached_encoder_decoder_classifiers():
+    options = {**BERT, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
+    options |= {"decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    options |= {"max_position_embeddings": 64, "eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 2}
+    for name in BERT:
+        options.pop(name, None)
+    model = make("BartConfig", "BartForSequenceClassification", **options, forced_eos_token_id=None, **LABELS)
+    pipe = pipeline("text-classification", model=model, tokenizer=tokenizer(), device="cpu")
+    results = attach(pipe, options=Options(**GRADS))(TEXTS[:2], batch_size=2)
+    for plain_result, result in zip(pipe(TEXTS[:2]), results, strict=True):
+        found = result["attributions"]
+        assert found.target.label == result["label"] == plain_result["label"]
+        assert {"encoder", "decoder"} == set(found.alignment.parts)
+        assert found.part("encoder").scores.max() > 0
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "token-classification", "text-generation"])
+def test_pipelines_of_several_positions_are_refused(task):
+    heads = {"fill-mask": bert("BertForMaskedLM"), "token-classification": bert("BertForTokenClassification")}
+    pipe = pipeline(task, model=heads.get(task) or gpt2(), tokenizer=tokenizer(), device="cpu")
+    with pytest.raises(OptionError, match=r"several positions|need a backward pass for each generated token"):
+        attach(pipe, options=Options(edge_weights="grad_attention"))
+
+
+def test_runs_and_their_layer_graphs(tmp_path):
+    attributor = Attributor(bert(**LABELS), tokenizer())
+    rows = Dataset.from_dict({"text": TEXTS})
+    options = Options(edge_weights="grad_attention", target="high", normalize="none")
+    found = run_dataset(
+        rows, attributor, tmp_path / "out", method=["rollout", "flow"], options=options, save_layer_graphs=True
+    )
+    table = pq.read_table(sorted((tmp_path / "out").glob("*.parquet"))).to_pydict()
+    assert found.n_rows == len(TEXTS)
+    for row, text in enumerate(TEXTS):
+        for method in ("rollout", "flow"):
+            wanted = attributor(text, method=method, target="high", **GRADS).scores
+            np.testing.assert_allclose(table[f"scores_{method}"][row], wanted, rtol=1e-3, atol=1e-6 * wanted.max())
+    graph = np.array(table["layer_graph"][0])
+    assert np.isinf(np.diagonal(graph, axis1=1, axis2=2)).all()
+    first = page_of_run(tmp_path / "out").sheets[0].attributions[-1]
+    assert (first.method, first.edge_weights, first.residual_weight) == ("flow", "grad_attention", "unlimited")
+    with pytest.raises(OptionError, match="target must be one class for all rows of a run"):
+        run_dataset(
+            rows, attributor, tmp_path / "other", options=Options(edge_weights="grad_attention", target=[0] * 4)
+        )
+
+
+def test_windows_share_a_target_that_is_named():
+    attributor = Attributor(bert(**LABELS), tokenizer())
+    texts = [Windows(8, 2).of(attributor.model, attributor.tokenizer, TEXT)]
+    options = Options(edge_weights="grad_attention", target="high", normalize="none")
+    found = dict(attribute_windows(attributor.wrapped, texts, ["flow"], options))[0]["flow"]
+    assert found.target.label == "high"
+    assert found.scores[1:-1].max() > 0
+    with pytest.raises(OptionError, match="each window predicts a class of its own: name the target"):
+        list(attribute_windows(attributor.wrapped, texts, ["flow"], Options(edge_weights="grad_attention")))
+
+
+def test_faithfulness_over_a_data_set_takes_edge_weights(tmp_path):
+    options = Options(edge_weights="grad_attention")
+    attributor = Attributor(bert(**LABELS), tokenizer())
+    report = evaluate_faithfulness(
+        Dataset.from_dict({"text": TEXTS}),
+        attributor,
+        tmp_path / "out",
+        scorer=["flow"],
+        options=options,
+        progress=False,
+    )
+    wanted = summarize_faithfulness(
+        measure_faithfulness(attributor, TEXTS, attributor(TEXTS, edge_weights="grad_attention"))
+    )
+    assert f"{wanted.means['comprehensiveness']:.3f}" in report.table.to_markdown()
 
 
 # What cannot be
@@ -409,3 +516,15 @@ def test_the_table_has_a_row_for_each():
     assert list(EDGE_WEIGHTS) == ["attention", "grad_attention"]
     for name in EDGE_WEIGHTS:
         assert Options(edge_weights=name).kind is EDGE_WEIGHTS[name]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["bert", "bloom"])
+def test_a_gpu_gives_what_a_cpu_gives(name):
+    model = bert() if name == "bert" else BY_NAME[name].build()
+    find = of_classes(1) if name == "bert" else lambda logits: [Target(9, "9", 6)]
+    there = {key: value.to("cuda") for key, value in encoded().items()}
+    wanted = capture_gradients(model, encoded(), find)
+    found = capture_gradients(model.to("cuda"), there, find)
+    for one, other in zip(wanted.matrices, found.matrices, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(one.max()))
