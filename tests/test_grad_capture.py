@@ -143,6 +143,8 @@ def test_small_blocks_and_groups_change_nothing(name, monkeypatch):
     inputs = INPUTS if name == "bert" else architecture.inputs()
     find = of_classes(1, 0) if name == "bert" else at_positions((9, 6), (11, 4))
     whole = capture_gradients(model, inputs, find)
+    if whole.report.step != "interface":
+        pytest.skip(f"this Transformers has no attention interface for it: captured by {whole.report.step}")
     sizes = []
     parts = query_blocks.QueryBlocks.parts
 
