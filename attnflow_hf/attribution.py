@@ -288,6 +288,11 @@ class Attribution:
         return tuple(map(_label, self.alignment.pieces, self._parts))
 
     @property
+    def says_little(self) -> bool:
+        """Whether flow on attention says little of the output position; on a target's edges trivial cuts tell much."""
+        return self.saturation is not None and self.saturation.is_saturated and self.target is None
+
+    @property
     def position_name(self) -> str:
         """The output position with its token, for display."""
         if isinstance(self.output_position, str):

@@ -366,8 +366,7 @@ class Attributor:
     def _warn_of_saturation(self, results: Sequence[Attribution]) -> None:
         """Warn once, where the caller stands, that flow says little; each such attribution says so in its notes."""
         for result in results:
-            says_little = result.saturation is not None and result.saturation.is_saturated and result.target is None
-            if says_little and not self._has_warned:
+            if result.says_little and not self._has_warned:
                 assert result.saturation is not None
                 self._has_warned = True
                 warnings.warn(

@@ -19,8 +19,24 @@ from attnflow_hf.tokens import Tokens
 FORMAT, VERSION = "attnflow_hf.Page", 1
 
 _N_STATIC = 20
-_SETTINGS = ("head_reduction", "residual_weight", "normalize", "special_tokens", "first_token", "position_correction")
-_MARKS = {"head_reduction": "heads", "residual_weight": "residual"}
+_SETTINGS = (
+    "edge_weights",
+    "target",
+    "head_reduction",
+    "residual_weight",
+    "normalize_rows",
+    "relu",
+    "normalize",
+    "special_tokens",
+    "first_token",
+    "position_correction",
+)
+_MARKS = {
+    "edge_weights": "on",
+    "head_reduction": "heads",
+    "residual_weight": "residual",
+    "normalize_rows": "normalized",
+}
 
 
 class Explained(Protocol):
@@ -249,11 +265,22 @@ def _series(attributions: Sequence[Explained]) -> list[Any]:
     """Return a name and the indices of the attributions that differ in nothing but layer and output position."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, each in enumerate(attributions):
-        groups.setdefault((each.method, *(getattr(each, name) for name in _SETTINGS)), []).append(index)
+        groups.setdefault((each.method, *(_setting(each, name) for name in _SETTINGS)), []).append(index)
     return [[_name(key, [other for other in groups if other[0] == key[0]]), groups[key]] for key in groups]
 
 
+def _setting(attribution: Explained, name: str) -> Any:
+    """Return a setting; of a target what it is called."""
+    value = getattr(attribution, name)
+    return getattr(value, "label", value)
+
+
 def _name(key: tuple[Any, ...], same_method: Sequence[tuple[Any, ...]]) -> str:
-    """Return the method, and of several with the same method the settings in which they differ."""
-    differing = [i for i in range(1, len(key)) if len({str(other[i]) for other in same_method}) > 1]
-    return ", ".join([key[0], *(f"{_MARKS.get(_SETTINGS[i - 1], _SETTINGS[i - 1])} {key[i]}" for i in differing)])
+    """Return the method, and of several with the same method the settings that tell them apart."""
+    telling: list[int] = []
+    for i in range(1, len(key)):
+        apart = {tuple(other[j] for j in telling) for other in same_method}
+        if len({tuple(other[j] for j in [*telling, i]) for other in same_method}) > len(apart):
+            telling.append(i)
+    told = [(_SETTINGS[i - 1], key[i]) for i in telling if key[i] is not None]
+    return ", ".join([key[0], *(f"{_MARKS.get(name, name)} {value}" for name, value in told)])

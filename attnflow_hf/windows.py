@@ -227,7 +227,7 @@ def _predict_target(wrapped: Wrapped, parts: Sequence[_Part], target: Prediction
 
 
 def _notes(text: WindowedText, found: Sequence[Attribution]) -> tuple[str, ...]:
-    n_saturated = sum(each.saturation is not None and each.saturation.is_saturated for each in found)
+    n_saturated = sum(each.says_little for each in found)
     about_flow = f"flow says little about the output position of {n_saturated} of {len(found)} windows"
     common = [note for note in found[0].notes if all(note in each.notes for each in found)]
     return (

@@ -1,7 +1,7 @@
-"""Draw the README's pictures, from the model that ships with the package: make_pictures.py [FOLDER]."""
+"""Draw the README's pictures, from the model that ships with the package."""
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -48,4 +48,6 @@ def main(folder: Path = PICTURES) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=PICTURES)
+    main(parser.parse_args().folder)

@@ -151,6 +151,18 @@ def test_where_an_input_went_is_a_column(show: Open, page_of_text: Page) -> None
     check_drawn(page, page_of_text.attributions[0].scores[2, :, 5])
 
 
+def test_edge_weights_and_their_target_are_chosen_and_told(show: Open) -> None:
+    attributor = Attributor.from_pretrained()
+    given = [attributor("the keys to the cabinet", edge_weights="grad_attention", target=each) for each in (0, 1)]
+    page = show(Page.of(given).to_html())
+    for each in given:
+        page.get_by_role("radio", name=f"flow, target {each.target.label}").check(force=True)
+        check_drawn(page, each.scores)
+        by = page.locator(".by").inner_text()
+        assert by == f"flow, target {each.target.label}, on grad_attention, layer 5"
+    assert "on grad_attention" in page.locator(".facts").inner_text()
+
+
 def test_words_are_sums(show: Open) -> None:
     tokens = Tokens(
         np.arange(4),

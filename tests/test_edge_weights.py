@@ -421,6 +421,7 @@ def test_windows_share_a_target_that_is_named():
     found = dict(attribute_windows(attributor.wrapped, texts, ["flow"], options))[0]["flow"]
     assert found.target.label == "high"
     assert found.scores[1:-1].max() > 0
+    assert not any("says little" in note for note in found.notes)
     with pytest.raises(OptionError, match="each window predicts a class of its own: name the target"):
         list(attribute_windows(attributor.wrapped, texts, ["flow"], Options(edge_weights="grad_attention")))
 

@@ -131,6 +131,17 @@ def test_settings_that_differ_are_named(bert: Attributor) -> None:
     ]
 
 
+def test_edge_weights_and_targets_are_choices_of_their_own() -> None:
+    attributor = Attributor.from_pretrained()
+    given = [attributor(TEXT, method="raw", edge_weights="grad_attention", target=each) for each in (0, 1)]
+    page = Page.of([attributor(TEXT, method="raw"), *given])
+    assert series_of(page) == [
+        ("raw, on attention", [0]),
+        ("raw, on grad_attention, target singular", [1]),
+        ("raw, on grad_attention, target plural", [2]),
+    ]
+
+
 def test_compare_and_generate_make_pages(bert: Attributor, gpt2: Attributor, tmp_path: Path) -> None:
     assert [name for name, _ in series_of(Page.of(bert.compare(TEXT)))] == ["raw", "rollout", "flow"]
     generated = gpt2.generate("the key to", max_new_tokens=3, method="rollout")

@@ -150,7 +150,8 @@ class SheetView {
     if (isDrew) list.draw(text.shown.pieces.map((_, i) => row?.scores[i]), row?.errors, text.tokenOf(output));
     else list.draw(text.column(series, layer, input), null, input);
     const scale = make("span", {class: "scale"}, "0", make("i", {class: "ramp"}), brief(list.largest));
-    const by = make("span", {class: "by"}, `${series}, ${layer < 0 ? "last layer" : `layer ${layer}`}`);
+    const on = row ? basis(row.member).filter((each) => !series.includes(each)) : [];
+    const by = make("span", {class: "by"}, [series, ...on, layer < 0 ? "last layer" : `layer ${layer}`].join(", "));
     const prediction = said(row?.member.prediction ?? named(this.sheet.prediction));
     renew(this.head, this.sheet.heading && make("b", {}, this.sheet.heading), prediction,
       ...(this.isRow ? [this.facts, scale] : []));
@@ -192,11 +193,17 @@ function said(prediction) {
   return make("span", {class: "said"}, "prediction ", make("b", {}, label), make("span", {class: "number"}, number));
 }
 
+// What other edge weights than attention are told as.
+function basis({edge_weights: kind, target}) {
+  return kind === "attention" ? [] : [`on ${kind}`, ...(target ? [`target ${target.label}`] : [])];
+}
+
 function facts({columns}, {longest}) {
   const pairs = Object.entries(columns).map(([name, value]) => `${name} ${value}`);
   const settings = [`heads: ${longest.head_reduction}`, `normalized by: ${longest.normalize}`,
     `special tokens: ${longest.special_tokens}`];
-  return make("p", {class: "facts small"}, (pairs.length ? pairs : settings).join("  \u00b7  "));
+  const told = [...basis(longest).slice(0, 1), ...(pairs.length ? pairs : settings)];
+  return make("p", {class: "facts small"}, told.join("  \u00b7  "));
 }
 
 for (const host of document.querySelectorAll("div.attnflow-page:not([data-ready])")) startPage(host);

@@ -21,7 +21,7 @@ POINTS = 72.0
 """Points in an inch."""
 _MARGIN = 0.12  # inches around all
 _RESOLUTIONS = (70.0, 100.0)  # dots an inch at which hinted text is widest
-_SMALL = 9.0  # points, the font of what stands below a title
+TITLE, _SMALL = 11.0, 9.0  # points, the fonts of a title and of what stands below it
 _BAR, _BAR_GAP = 0.12, 0.15  # inches: a color bar's width, and its distance
 
 
@@ -79,7 +79,7 @@ def write_titles(ax: Axes, title: str, subtitle: str = "") -> Annotation | None:
     if title:
         head = "\n".join(textwrap.wrap(title, int(columns * 0.75)))
         pad = 8 + _SMALL * 1.5 * len(lines)
-        ax.set_title(head, loc="left", fontsize=11, fontweight="bold", pad=pad, y=1.0, **plain)
+        ax.set_title(head, loc="left", fontsize=TITLE, fontweight="bold", pad=pad, y=1.0, **plain)
     return note
 
 

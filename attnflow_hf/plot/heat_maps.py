@@ -13,6 +13,7 @@ from matplotlib.collections import QuadMesh
 from attnflow_hf.errors import FloatArray, OptionError, check_choice
 from attnflow_hf.plot.canvas import (
     POINTS,
+    TITLE,
     add_color_bar,
     figure_of,
     new_axes,
@@ -22,7 +23,8 @@ from attnflow_hf.plot.canvas import (
     write_overline,
     write_titles,
 )
-from attnflow_hf.plot.labels import Labels, cell_height, cell_width, fit_columns, fit_rows, name_axis
+from attnflow_hf.plot.fonts import font_families
+from attnflow_hf.plot.labels import Labels, cell_height, cell_width, fit_columns, fit_rows, name_axis, text_width
 from attnflow_hf.plot.palette import COLORS
 from attnflow_hf.plot.subjects import Scores, Subject, read_subject
 
@@ -30,6 +32,7 @@ _LONGEST = 9.5 * POINTS  # of all panels together
 _LAYER_HEIGHT = 17.0  # points
 _SQUARE, _LARGEST_SQUARE = 20.0, 8.5 * POINTS  # a tile of plot_matrix at the most, and all of them
 _LEAST_TILE = 5.0  # points; smaller ones touch, and are pixels in a PDF or SVG
+_BOLD = 1.2  # how much wider bold letters are, at the most
 SCALES = ("shared", "own")
 
 
@@ -74,7 +77,7 @@ def plot_layers(
         raise OptionError("there is nothing to plot: the mapping of attributions is empty")
     subjects = [read_subject(each, tokens, ("layer", "token"), words=words, title=title) for each in several.values()]
     labels = [Labels.of(each.names, each.special) for each in subjects]
-    axes = _layer_axes(subjects, labels, scale) if ax is None else _given_axes(ax, len(subjects))
+    axes = _layer_axes(subjects, labels, list(several), scale) if ax is None else _given_axes(ax, len(subjects))
     all_scores = [each.scores for each in subjects]
     for number, (place, subject) in enumerate(zip(axes, subjects, strict=True)):
         has_rows, has_bar = number == 0 or scale == "own", number == len(axes) - 1 or scale == "own"
@@ -135,13 +138,21 @@ def plot_matrix(
     return ax
 
 
-def _layer_axes(subjects: Sequence[Subject], labels: Sequence[Labels], scale: str) -> list[Axes]:
-    """Return axes of a new figure, as wide as their labels need."""
+def _layer_axes(subjects: Sequence[Subject], labels: Sequence[Labels], heads: Sequence[str], scale: str) -> list[Axes]:
+    """Return axes of a new figure, as wide as their labels and the names above them need."""
     longest = _LONGEST / len(subjects)
-    widths = [len(each) * cell_width(each, longest=longest, least=22) / POINTS for each in labels]
+    widths = [
+        max(len(each) * cell_width(each, longest=longest, least=22), _head_width(head)) / POINTS
+        for each, head in zip(labels, heads, strict=True)
+    ]
     height = max(len(each.scores) for each in subjects)
     height_of_layer = cell_height(height, longest=7 * POINTS, most=_LAYER_HEIGHT)
     return new_axes(widths, height * height_of_layer / POINTS, gap=0.22 if scale == "shared" else 1.2)
+
+
+def _head_width(head: str) -> float:
+    """Return how wide the name above a panel is at the most, in points."""
+    return text_width(head, font_families([head])) * TITLE * _BOLD
 
 
 def _given_axes(ax: Axes | Sequence[Axes], n: int) -> list[Axes]:

@@ -123,10 +123,11 @@ def _named_graph(
     if isinstance(graph, Attribution):
         if tokens is not None:
             raise OptionError("an Attribution has tokens of its own; give tokens= with a graph only")
-        if (graph.method, graph.layer, graph.output_position) != ("raw", "all", "all") or graph.alignment.parts:
+        given = (graph.method, graph.layer, graph.output_position, graph.edge_weights)
+        if given != ("raw", "all", "all", "attention") or graph.alignment.parts:
             raise OptionError(
-                "rollout is animated from method='raw', layer='all', output_position='all' of one text, got "
-                f"{graph.method!r}, {graph.layer!r}, {graph.output_position!r}"
+                "rollout is drawn from method='raw', layer='all', output_position='all', edge_weights='attention' of "
+                f"one text, got {', '.join(map(repr, given))}"
             )
         found = LayerGraph.from_weights(graph.scores, residual_weight=residual_weight)
         return found, graph.labels, graph.special_tokens_mask.tolist()

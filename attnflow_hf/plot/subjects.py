@@ -129,7 +129,7 @@ def _of_attribution(
         title=title_of(attribution),
         subtitle=subtitle_of(attribution),
         meaning=meaning_of(attribution),
-        method=name_of_method(attribution.method),
+        method=name_of(attribution),
         row_names=rows if "position" in axes else (),
     )
 
@@ -151,20 +151,24 @@ def _numbers(n: int) -> tuple[str, ...]:
     return tuple(map(str, range(n)))
 
 
-def name_of_method(method: str) -> str:
-    """Return a method's name in words."""
-    return _METHODS.get(method, method)
+def name_of(attribution: Attribution) -> str:
+    """Return a method's name in words, and other edge weights than attention."""
+    if attribution.edge_weights != "attention":
+        return f"{attribution.method} on {attribution.edge_weights}"
+    return _METHODS.get(attribution.method, attribution.method)
 
 
 def title_of(attribution: Attribution) -> str:
     """Return the method, and the layer where there is one."""
-    name = name_of_method(attribution.method)
+    name = name_of(attribution)
     return name if attribution.layer == "all" else f"{name}, layer {attribution.layer}"
 
 
 def subtitle_of(attribution: Attribution) -> str:
     """Return what was explained, and what the model says."""
     parts = [] if attribution.output_position == "all" else [f"output position {attribution.position_name}"]
+    if attribution.target is not None:
+        parts.append(f"target {attribution.target.label!r}")
     if attribution.prediction is not None:
         parts.append(attribution.prediction.describe())
     return "; ".join(parts)
@@ -172,7 +176,7 @@ def subtitle_of(attribution: Attribution) -> str:
 
 def meaning_of(attribution: Attribution) -> str:
     """Return what a score is, for the axis that shows it."""
-    name = name_of_method(attribution.method)
+    name = name_of(attribution)
     if attribution.position_correction == "uniform":
         name += " over that of the uniform causal graph"
     return {"sum": f"share of {name}", "max": f"{name}, the largest = 1"}.get(attribution.normalize, name)

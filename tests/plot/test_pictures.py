@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose, assert_array_equal
-from plot_measures import lightness, thickness, written
+from plot_measures import lightness, misplaced, thickness, written
 
 from attnflow_hf import LayerGraph, Options, flow, rollout
 from attnflow_hf.attribution import Attribution
@@ -352,9 +353,26 @@ def test_rollout_of_many_tokens_shows_those_of_the_largest_rollout():
     assert "how one unit spreads; the 40 tokens of the largest rollout, of 45" in said(ax)
 
 
+def test_names_above_panels_do_not_meet():
+    names = ["rollout on grad_attention", "WWWWWWWWWWWWWWWWWWWWWWWW", "another long name of a panel"]
+    axes = plot_layers({name: np.ones((2, 2)) for name in names}, ["a", "b"])
+    assert misplaced(axes[0].figure) == []
+    assert [ax.get_title(loc="left") for ax in axes] == names
+
+
+def test_edge_weights_and_target_are_told(attributor):
+    a = attributor(TEXT, method="rollout", edge_weights="grad_attention", target="plural")
+    ax = plot_tokens(a)
+    assert any("rollout on grad_attention, layer 5" in each for each in said(ax))
+    assert any("target 'plural'" in each for each in said(ax))
+    assert "share of rollout on grad_attention" in ax.get_ylabel()
+
+
 def test_what_rollout_cannot_be_drawn(attributor, raw):
     with pytest.raises(OptionError, match="from method='raw', layer='all', output_position='all'"):
         plot_rollout(attributor(TEXT, method="raw"), 0)
+    with pytest.raises(OptionError, match="edge_weights='attention' of one text, got 'raw', 'all', 'all', 'grad_atten"):
+        plot_rollout(replace(raw, edge_weights="grad_attention"), 0)
     with pytest.raises(OptionError, match="tokens of its own"):
         plot_rollout(raw, 0, tokens=["a"])
     with pytest.raises(ArrayError, match="3 tokens, but tokens="):
