@@ -15,6 +15,7 @@ _HOMES = {
     "Attribution": "attnflow_hf.attribution",
     "Attributor": "attnflow_hf.attributor",
     "AttnFlowError": "attnflow_hf.errors",
+    "CapturedLayer": "attnflow_hf.captured_layer",
     "FlowResult": "attnflow_hf.flow_result",
     "LayerGraph": "attnflow_hf.layer_graph",
     "Options": "attnflow_hf.options",
@@ -23,6 +24,7 @@ _HOMES = {
     "flow": "attnflow_hf.backends",
     "flow_shapley": "attnflow_hf.shapley",
     "register_backend": "attnflow_hf.backends",
+    "register_edge_weights": "attnflow_hf.edge_weights",
     "rollout": "attnflow_hf.backends",
     "run_dataset": "attnflow_hf.runs",
 }
@@ -30,6 +32,7 @@ __all__ = [
     "AttnFlowError",
     "Attribution",
     "Attributor",
+    "CapturedLayer",
     "FlowResult",
     "LayerGraph",
     "Options",
@@ -38,6 +41,7 @@ __all__ = [
     "flow",
     "flow_shapley",
     "register_backend",
+    "register_edge_weights",
     "rollout",
     "run_dataset",
 ]
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from attnflow_hf.attribution import Attribution
     from attnflow_hf.attributor import Attributor
     from attnflow_hf.backends import flow, register_backend, rollout
+    from attnflow_hf.captured_layer import CapturedLayer
+    from attnflow_hf.edge_weights import register_edge_weights
     from attnflow_hf.errors import AttnFlowError
     from attnflow_hf.flow_result import FlowResult
     from attnflow_hf.layer_graph import LayerGraph

@@ -20,6 +20,7 @@ from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import capturing
 from attnflow_hf.grad_capture import GradCapture
 from attnflow_hf.inputs import Sample
+from attnflow_hf.layer_capture import LayerCapture
 from attnflow_hf.options import Options
 from attnflow_hf.pooling import decoder_tokens, decoder_watched
 from attnflow_hf.reader import Reading, is_head_mean, reading_of
@@ -56,6 +57,15 @@ class Attached:
         store = Store(report, sizes)
         if self.options.kind.needs_target:
             return self._read_target(forward, inputs, tokens, report, store)
+        if not self.options.kind.are_attention:
+            layers = LayerCapture(model, report, store, inputs.get("attention_mask"), self.options.edge_weights)
+            with layers.capturing(), ExitStack() as stack:
+                decoder_ids = stack.enter_context(decoder_watched(model, layers.recorder)) if with_decoder else []
+                outputs = forward()
+            captured = layers.finish(outputs.get("logits"))
+            return outputs, [
+                self._reading(captured, row, inputs, known, decoder_ids) for row, known in enumerate(tokens)
+            ]
         heads = self.options.heads
         recorder = Recorder(store.receive, heads, block_size=report.block_size, has_sinks=report.has_sinks)
         with capturing(model, report, recorder), ExitStack() as stack:

@@ -18,7 +18,7 @@ from attnflow_hf.prediction import Prediction, predict_token
 from attnflow_hf.reader import Reading, fold_samples, read_samples, read_signals
 from attnflow_hf.readout import resolve_position
 from attnflow_hf.scoring import Wrapped, score
-from attnflow_hf.target_capture import TargetCapture
+from attnflow_hf.target_capture import take_of
 from attnflow_hf.threads import map_ahead, n_cores
 
 Result = TypeVar("Result")
@@ -144,7 +144,7 @@ def _generated(wrapped: Wrapped, reading: Reading, position: int, token_id: int)
 def _read(wrapped: Wrapped, inputs: Given, options: Options) -> Iterator[tuple[int, Reading]]:
     """Yield each input's index and what the model made of it, in the order of the forward passes."""
     folds, heads = options.keep == "rollout", options.heads
-    take = TargetCapture(wrapped.model, wrapped.tokenizer, inputs, options) if options.kind.needs_target else None
+    take = take_of(wrapped.model, wrapped.tokenizer, inputs, options)
     if folds and (inputs.signals is not None or any(sample.decoder is not None for sample in inputs.samples)):
         raise OptionError(
             "keep='rollout' is for text and one stack of layers, not for images, sound, or an encoder with its decoder"
@@ -172,7 +172,7 @@ def _read(wrapped: Wrapped, inputs: Given, options: Options) -> Iterator[tuple[i
         positions,
         batch_size=wrapped.batch_size,
         head_reduction=heads,
-        residual_weight=options.residual_of("rollout"),
+        residual_weight=float(options.residual_of("rollout")),
     )
 
 

@@ -47,9 +47,9 @@ class Attribution:
         output_position: The explained position, as an index of the tokenizer's output without padding; or `"mean"`
             or `"all"`.
         layer: The explained layer, 0 is the lowest; or `"all"`.
-        head_reduction: How the heads became one.
-        residual_weight: The share of the residual connection; 0 for raw attention; `"unlimited"` where residual edges
-            had no limit.
+        head_reduction: How the heads became one; `"own"` where the edge weights' function did it.
+        residual_weight: The share of the residual connection; 0 for raw weights; `"unlimited"` where residual edges
+            had no limit; `"measured"` where edge weights have the residual's share in them.
         normalize: `"sum"`, `"max"` or `"none"`.
         special_tokens: `"keep"`, `"zero"` or `"drop"`.
         first_token: The same for the first token.
@@ -61,7 +61,7 @@ class Attribution:
         model_name: The model's name or class.
         notes: What a reader must know: that the text was truncated, that there are no offsets, that flow is saturated.
         saturation: Which cuts set the flow values; `None` for other methods.
-        edge_weights: `"attention"` or `"grad_attention"`.
+        edge_weights: `"attention"`, `"grad_attention"`, `"alti"`, `"norms"`, or the name of registered ones.
         normalize_rows: Whether the rows of edge weights were divided by their sums.
         relu: Of `grad_attention`, whether negative numbers were set to zero `"after"` the heads became one or
             `"before"`; else `None`.
@@ -80,7 +80,7 @@ class Attribution:
     output_position: int | Literal["mean", "all"]
     layer: int | Literal["all"]
     head_reduction: str | int | tuple[int, ...] = "mean"
-    residual_weight: float | Literal["unlimited"] = 0.5
+    residual_weight: float | Literal["measured", "unlimited"] = 0.5
     normalize: str = "sum"
     special_tokens: str = "keep"
     first_token: str = "keep"

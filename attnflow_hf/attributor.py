@@ -37,7 +37,7 @@ class _CallOptions(TypedDict, total=False):
     layer: int | Literal["all"]
     output_position: OutputPosition
     head_reduction: HeadReduction
-    residual_weight: float | Literal["auto", "unlimited"]
+    residual_weight: float | Literal["auto", "measured", "unlimited"]
     edge_weights: str
     target: int | str | Sequence[int | str | None] | None
     normalize_rows: bool | Literal["auto"]
@@ -148,7 +148,7 @@ class Attributor:
         layer: int | Literal["all"] = -1,
         output_position: OutputPosition = "auto",
         head_reduction: HeadReduction = "auto",
-        residual_weight: float | Literal["auto", "unlimited"] = "auto",
+        residual_weight: float | Literal["auto", "measured", "unlimited"] = "auto",
         edge_weights: str = "attention",
         target: int | str | Sequence[int | str | None] | None = None,
         normalize_rows: bool | Literal["auto"] = "auto",
@@ -182,18 +182,23 @@ class Attributor:
                 `"mean"`: the mean over all positions; `"all"`: a matrix (both n times the work of one position for
                 flow).
             head_reduction: `"mean"`, `"sum"`, `"max"` or `"min"` over heads, one head's index, or a list of heads whose
-                mean is taken. `"auto"`: the mean of attention weights (the paper's), the sum of `grad_attention`.
+                mean is taken. `"auto"`: the mean of attention weights (the paper's), the sum of `grad_attention`;
+                others make one of them themselves.
             residual_weight: The share of the residual connection in each edge, 0 (none) to 1. More of it keeps scores
                 nearer to the position itself. `"unlimited"`, for flow: residual edges without limit; to its own token
-                flows then what takes at least one edge of attention. `"auto"`: the paper's 0.5; for flow on
-                `grad_attention` unlimited. Raw weights have none.
+                flows then what takes at least one edge of attention. `"measured"`: what `alti` and `norms` measure.
+                `"auto"`: the paper's 0.5; for flow on `grad_attention` unlimited; with `alti` and `norms` measured. Raw
+                weights have none.
             edge_weights: `"attention"`: the weights, the same whatever is explained (the paper's). `"grad_attention"`:
                 the positive part of weights times the gradient of the target's logit with respect to them (Chefer et
-                al. 2021), which costs a backward pass: what speaks for the target, far truer to the model.
+                al. 2021), which costs a backward pass: what speaks for the target, far truer to the model. `"alti"`:
+                how close what attention carries from a token is to the block's output (Ferrando et al. 2022), the best
+                without gradients. `"norms"`: how long that is (Kobayashi et al. 2021). The name of registered ones
+                (`register_edge_weights`), or `"module:function"`.
             target: What `grad_attention` explains: a class by index or label, a token or its id for language models (at
                 the output position); a list with one for each text. By default what the model predicts.
-            normalize_rows: Divide each row of edge weights by its sum. `"auto"`: of attention, and not of
-                `grad_attention`, where the size of a row tells how much it matters.
+            normalize_rows: Divide each row of edge weights by its sum. `"auto"`: of all but `grad_attention`, where the
+                size of a row tells how much it matters.
             relu: Whether negative numbers of `grad_attention` become zero `"after"` the heads have become one, or
                 `"before"` (as Chefer et al. have it, with the mean over heads).
             normalize: `"sum"`: scores sum to 1, as in the paper's code. `"max"`: the largest is 1. `"none"`: the

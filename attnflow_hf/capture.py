@@ -37,6 +37,9 @@ class Capture:
         is_half: Whether the model computes in float16 or bfloat16.
         targets: Of each sample the class whose gradients the matrices hold; empty where they hold attention weights.
         unreached: The sites whose attentions no gradient reached, as what is explained does not depend on them.
+        residuals: What residual connections add to the weight of each position's own token, float32 `[batch, query]` on
+            the CPU for each matrix; empty where that was not measured.
+        are_attention: Whether the matrices hold attention weights.
     """
 
     matrices: tuple[torch.Tensor, ...]
@@ -45,6 +48,8 @@ class Capture:
     is_half: bool = False
     targets: tuple[Target, ...] = ()
     unreached: tuple[int, ...] = ()
+    residuals: tuple[torch.Tensor, ...] = ()
+    are_attention: bool = True
 
 
 def capture(

@@ -130,7 +130,9 @@ class GradCapture:
         self.recorder.run_backward(_target_logits(logits, targets), name)
         unreached = self.recorder.fill_unreached()
         is_half = self.model.dtype.itemsize < 4
-        return Capture(self.store.finished(), logits.detach(), self.report, is_half, targets, unreached)
+        return Capture(
+            self.store.finished(), logits.detach(), self.report, is_half, targets, unreached, are_attention=False
+        )
 
 
 class _Through(torch.autograd.Function):

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
-from attnflow_hf.edge_weights import EDGE_WEIGHTS, RELU, EdgeWeights, check_target
+from attnflow_hf.edge_weights import OWN, RELU, EdgeWeights, ResidualNumber, check_target, edge_weights_of
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.layer_graph import residual_number
 from attnflow_hf.position_bias import POSITION_CORRECTIONS
@@ -29,7 +29,7 @@ class Options:
     layer: int | Literal["all"] = -1
     output_position: OutputPosition = "auto"
     head_reduction: HeadReduction = "auto"
-    residual_weight: float | Literal["auto", "unlimited"] = "auto"
+    residual_weight: float | Literal["auto", "measured", "unlimited"] = "auto"
     edge_weights: str = "attention"
     target: int | str | Sequence[int | str | None] | None = None
     normalize_rows: bool | Literal["auto"] = "auto"
@@ -53,11 +53,8 @@ class Options:
         check_choice("first_token", self.first_token, FIRST_TOKEN)
         check_choice("position_correction", self.position_correction, POSITION_CORRECTIONS)
         check_choice("keep", self.keep, KEEP)
-        check_choice("edge_weights", self.edge_weights, EDGE_WEIGHTS)
         check_choice("relu", self.relu, RELU)
-        check_head_reduction(self.heads)
-        if self.residual_weight != "auto":
-            residual_number(self.residual_weight)
+        self._check_edge_weights()
         if not isinstance(self.normalize_rows, bool) and self.normalize_rows != "auto":
             raise OptionError(f"normalize_rows must be True, False or 'auto', got {self.normalize_rows!r}")
         self._check_target()
@@ -72,23 +69,39 @@ class Options:
         for each in self.target if isinstance(self.target, (list, tuple)) else [self.target]:
             if each is not None:
                 check_target(each)
-        if not self.kind.needs_target:
-            if self.target is not None:
-                raise OptionError(
-                    f"edge_weights={self.edge_weights!r} are the same for each target; a target goes with "
-                    "edge_weights='grad_attention'"
-                )
-            return
-        if self.keep != "layers" or self.position_correction != "none":
+        if not self.kind.needs_target and self.target is not None:
             raise OptionError(
-                f"edge_weights={self.edge_weights!r} come with the backward pass, from the highest layer down, and are "
-                "no shares of attention: they have no keep='rollout', and no position_correction"
+                f"edge_weights={self.edge_weights!r} are the same for each target; a target goes with "
+                "edge_weights='grad_attention'"
+            )
+
+    def _check_edge_weights(self) -> None:
+        """Check what goes with edge weights, and what does not."""
+        kind = self.kind
+        if kind.head_reduction != OWN:
+            check_head_reduction(self.heads)
+        elif self.head_reduction != "auto":
+            raise OptionError(
+                f"edge_weights={self.edge_weights!r} make one of all heads themselves: leave head_reduction out"
+            )
+        if self.residual_weight == "measured":
+            if not kind.measures_residual:
+                raise OptionError(
+                    f"edge_weights={self.edge_weights!r} do not measure the residual's share: residual_weight must be "
+                    "a number from 0 to 1, or 'unlimited' for flow"
+                )
+        elif self.residual_weight != "auto":
+            residual_number(self.residual_weight)
+        if not kind.are_attention and (self.keep != "layers" or self.position_correction != "none"):
+            raise OptionError(
+                f"edge_weights={self.edge_weights!r} are no shares of attention: they have no keep='rollout', and no "
+                "position_correction"
             )
 
     @property
     def kind(self) -> EdgeWeights:
         """What the edge weights need, and their defaults."""
-        return EDGE_WEIGHTS[self.edge_weights]
+        return edge_weights_of(self.edge_weights)
 
     @property
     def heads(self) -> HeadReduction:
@@ -101,7 +114,7 @@ class Options:
         """Whether each row is divided by its sum."""
         return self.kind.normalizes if self.normalize_rows == "auto" else bool(self.normalize_rows)
 
-    def residual_of(self, method: str) -> float:
+    def residual_of(self, method: str) -> ResidualNumber:
         """Return the residual weight of a method, `inf` for edges without limit; raw weights have none.
 
         Raises:
@@ -117,6 +130,8 @@ class Options:
                     "residual_weight from 0 to 1"
                 )
             return known[method]
+        if self.residual_weight == "measured":
+            return "measured"
         number = residual_number(self.residual_weight)
         if number == inf and method != "flow":
             raise OptionError(
@@ -125,7 +140,7 @@ class Options:
             )
         return number
 
-    def recorded_residual(self, method: str) -> float | Literal["unlimited"]:
+    def recorded_residual(self, method: str) -> float | Literal["measured", "unlimited"]:
         """Return the residual weight of a method as an attribution records it."""
         residual = self.residual_of(method)
         return "unlimited" if residual == inf else residual

@@ -15,6 +15,7 @@ from attnflow_hf.attentions import HALF_ROW_SUM_TOLERANCE, ROW_SUM_TOLERANCE, He
 from attnflow_hf.capture import Capture, capture, report_on
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER, CaptureReport
 from attnflow_hf.captured_graph import GraphLayout, Matrix, captured_graph, layout_of
+from attnflow_hf.edge_weights import ResidualNumber
 from attnflow_hf.errors import ArrayError, CaptureError, FloatArray
 from attnflow_hf.inputs import Sample, batches, collate
 from attnflow_hf.layer_graph import LayerGraph
@@ -37,6 +38,8 @@ class Reading:
         logits: The output of the model's head, or `None`.
         row_sum_tolerance: How far their rows may be from 1.
         rollouts: `[layer, position, node]`, where rollout was folded while the model ran.
+        residuals: float32 `[query]` for each site, what the residual adds to a token's own weight; empty where that was
+            not measured.
         head_position: The output position that the model's head reads, where that is known; else `None`.
         target: The class that the edge weights belong to; `None` for attention weights.
         unreached: The layers that the target does not depend on.
@@ -49,6 +52,7 @@ class Reading:
     logits: torch.Tensor | None
     row_sum_tolerance: float | None
     rollouts: FloatArray | None = None
+    residuals: tuple[Matrix, ...] = ()
     head_position: int | None = None
     target: Target | None = None
     unreached: tuple[int, ...] = ()
@@ -60,11 +64,14 @@ class Reading:
             return self.tokens
         return self.tokens.select(np.array([part == DECODER for part in self.tokens.parts]))
 
-    def graph(self, residual_weight: float, *, normalize_rows: bool = True, pass_through: bool = True) -> LayerGraph:
+    def graph(
+        self, residual_weight: ResidualNumber, *, normalize_rows: bool = True, pass_through: bool = True
+    ) -> LayerGraph:
         """Return the layer graph.
 
         Args:
-            residual_weight: The share of the residual connection, 0 to 1; `inf` for edges without limit.
+            residual_weight: The share of the residual connection, 0 to 1; `inf` for edges without limit; or
+                `"measured"`, of weights that have it in them.
             normalize_rows: Whether rows are divided by their sums.
             pass_through: Whether what has no attention in a layer passes through; else it has no edge at all.
 
@@ -73,15 +80,24 @@ class Reading:
         """
         try:
             return captured_graph(
-                self.matrices,
+                self._with_residuals() if residual_weight == "measured" else self.matrices,
                 self.report,
-                residual_weight=residual_weight,
+                residual_weight=0.0 if residual_weight == "measured" else residual_weight,
                 row_sum_tolerance=self.row_sum_tolerance,
                 normalize_rows=normalize_rows,
                 pass_through=pass_through,
             )
         except ArrayError as error:
             raise CaptureError(f"{self.report.model} cannot be explained: {error}") from error
+
+    def _with_residuals(self) -> tuple[Matrix, ...]:
+        """Return the matrices with what residual connections add to each token's own weight."""
+        if len(self.residuals) != len(self.matrices):
+            raise CaptureError(
+                "residual_weight='measured' needs edge weights that tell what the residual adds: let their function "
+                "return a pair of [query, key] and [query], or choose a number"
+            )
+        return tuple(map(_add_to_own, self.matrices, self.residuals))
 
     def logits_at(self, position: int | str) -> FloatArray | None:
         """Return what the head says: `[label]` of the text, or `[1, label]` of a position; `None` where nothing."""
@@ -240,8 +256,9 @@ def reading_of(
         logits = logits[torch.from_numpy(tokens).to(logits.device)]
     target = captured.targets[row] if captured.targets else None
     tolerance: float | None = HALF_ROW_SUM_TOLERANCE if captured.is_half else ROW_SUM_TOLERANCE
-    if target is not None or not is_head_mean:
-        tolerance = np.inf if target is None else None
+    if not captured.are_attention or not is_head_mean:
+        tolerance = np.inf if captured.are_attention else None
+    residuals = zip(report.sites, captured.residuals, strict=False)
     return Reading(
         tokens=sample.tokens if sample.decoder is None else Tokens.joined(sample.tokens, sample.decoder),
         report=report,
@@ -250,6 +267,7 @@ def reading_of(
         logits=logits,
         row_sum_tolerance=tolerance,
         rollouts=rollouts,
+        residuals=tuple(residual[row].numpy()[nodes[site.part]] for site, residual in residuals),
         head_position=None if target is None else target.position,
         target=target,
         unreached=tuple(sorted({report.sites[index].layer for index in captured.unreached})),
@@ -262,6 +280,17 @@ def _part(matrix: Matrix, queries: npt.NDArray[np.int64], keys: npt.NDArray[np.i
     if queries[-1] == n_queries - 1 and keys[-1] == n_keys - 1:
         return matrix[:n_queries, :n_keys]
     return np.asarray(matrix[np.ix_(queries, keys)])
+
+
+def _add_to_own(matrix: Matrix, residual: Matrix) -> Matrix:
+    """Return edge weights with more on each position's own token, whose column is the last but for those behind it."""
+    n_queries, n_keys = matrix.shape
+    if n_keys - n_queries not in (0, 1):  # a sink may stand in front
+        raise CaptureError("positions of cross attention have no token of their own, which a residual could add to")
+    found = matrix.copy()
+    rows = np.arange(n_queries)
+    found[rows, rows + n_keys - n_queries] = np.maximum(found[rows, rows + n_keys - n_queries] + residual, 0.0)
+    return found
 
 
 def is_head_mean(head_reduction: HeadReduction) -> bool:

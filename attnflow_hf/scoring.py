@@ -171,7 +171,7 @@ def _values(
     sinks = every[..., 0] if reading.report.has_sinks else None
     found = _Values(every, sinks, saturation, errors).of_tokens(np.arange(graph.n_tokens) >= reading.layout.first_token)
     if options.position_correction == "uniform":
-        uniform = _uniform_graph(reading, residual)
+        uniform = _uniform_graph(reading, float(residual))  # of attention, so it is a number
         return _corrected(found, *_compute(uniform, method, backend, stages, list(wanted), options))
     return found
 

@@ -1,4 +1,4 @@
-"""How forward passes are captured with the class that is explained of each sample."""
+"""How forward passes are captured with other edge weights than attention."""
 
 from __future__ import annotations
 
@@ -12,10 +12,31 @@ from attnflow_hf.capture import Capture
 from attnflow_hf.errors import OptionError
 from attnflow_hf.given import Given
 from attnflow_hf.grad_capture import capture_gradients
+from attnflow_hf.layer_capture import capture_layers
 from attnflow_hf.model_facts import declares_causal
 from attnflow_hf.options import Options
+from attnflow_hf.reader import Take
 from attnflow_hf.targets import Target, one_for_each, position_of_head, target_of
 from attnflow_hf.tokens import Tokens
+
+
+def take_of(model: PreTrainedModel, tokenizer: Any, inputs: Given, options: Options) -> Take | None:
+    """Return what makes the forward passes of inputs; `None` where attention weights are wanted.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, or `None`.
+        inputs: All inputs, by whose indices batches are asked for.
+        options: How.
+
+    Raises:
+        OptionError: There are more targets than inputs, or fewer.
+    """
+    if options.kind.needs_target:
+        return TargetCapture(model, tokenizer, inputs, options)
+    if options.kind.are_attention:
+        return None
+    return lambda batch, _: capture_layers(model, batch, options.edge_weights)
 
 
 class TargetCapture:

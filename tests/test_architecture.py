@@ -14,7 +14,7 @@ ROOT = Path(attnflow_hf.__file__).parent
 ROWS = [
     ["errors", "threads", "white_space", "registration", "stopping"],
     ["tokens", "html", "packing", "terminal", "prediction", "attentions", "run_files", "yaml_files", "config_checks"],
-    ["plot.palette", "plot.ribbons", "plot.fonts"],
+    ["plot.palette", "plot.ribbons", "plot.fonts", "captured_layer"],
     ["plot.labels", "plot.canvas"],
     ["plot.level_axes"],
     ["evaluation.summary", "evaluation.rationales", "evaluation.plausibility_metrics", "evaluation.grid"],
@@ -22,7 +22,13 @@ ROWS = [
     ["edge_weights"],
     ["evaluation.agreement", "evaluation.word_scores", "evaluation.table", "evaluation.pronouns", "shapley_values"],
     ["evaluation.plausibility", "evaluation.pronoun_summary", "evaluation.winogender"],
-    ["saturation", "flow_result", "backends.flow_workspace", "page_sheet", "evaluation.pronoun_files"],
+    [
+        "saturation",
+        "flow_result",
+        "backends.flow_workspace",
+        "page_sheet",
+        "evaluation.pronoun_files",
+    ],
     ["attribution"],
     ["plot.subjects"],
     ["plot.bars", "plot.heat_maps", "plot.patches", "plot.graphs", "plot.flow_paths", "plot.rollout_ribbons"],
@@ -33,11 +39,11 @@ ROWS = [
     ["backends.flow_task"],
     ["evaluation.layers", "position_bias", "capture_report", "borrowing", "model_facts", "query_blocks"],
     ["options", "captured_graph", "signals", "attention_function", "probe_checks", "probe_inputs", "rollout_fold"],
-    ["targets"],
+    ["targets", "block_watch", "transformed_weights"],
     ["probe_hooks", "inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
-    ["backends.flow_numba", "probe", "generation", "given"],
+    ["backends.flow_numba", "probe", "generation", "given", "layer_recorder"],
     ["readout", "backends", "capture", "pipeline_tokens", "grad_attention"],
-    ["reader", "loading", "shapley", "page_flows", "grad_capture", "unlimited"],
+    ["reader", "loading", "shapley", "page_flows", "grad_capture", "unlimited", "layer_capture"],
     ["scoring", "entities", "pooling", "page", "target_capture"],
     ["attributing"],
     ["explained_page"],
@@ -69,9 +75,10 @@ ROWS = [
 HUGGING_FACE = {"borrowing", "model_facts", "attention_function", "forward_pass", "probe", "probe_checks"}
 HUGGING_FACE |= {"probe_hooks", "probe_inputs", "capture", "generation", "given", "reader", "loading"}
 HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model", "evaluation.randomized"}
-HUGGING_FACE |= {"measured_run", "grad_capture", "target_capture"}
+HUGGING_FACE |= {"measured_run", "grad_capture", "target_capture", "block_watch", "layer_capture", "layer_recorder"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
 TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost", "targets", "grad_attention"}
+TENSORS |= {"captured_layer", "transformed_weights"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
 NUMBERS_OF_PLOTS = {"plot.subjects", "plot.ribbons"}
 OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.faithfulness_rows"}

@@ -17,6 +17,7 @@ from attnflow_hf.given import given
 from attnflow_hf.options import Options
 from attnflow_hf.reader import Reading, read_samples
 from attnflow_hf.scoring import Wrapped
+from attnflow_hf.target_capture import take_of
 from attnflow_hf.tokens import Tokens
 
 
@@ -46,9 +47,14 @@ def measure_pronouns(
     wrapped, methods = attributor.wrapped, methods_of(method)
     mask = check_masked_model(wrapped)
     asked = given(wrapped.model, wrapped.tokenizer, [each.with_word(mask) for each in sentences])
-    heads = check_options(options or Options()).heads
+    chosen = check_options(options or Options())
     readings = read_samples(
-        wrapped.model, wrapped.tokenizer, asked.samples, batch_size=wrapped.batch_size, head_reduction=heads
+        wrapped.model,
+        wrapped.tokenizer,
+        asked.samples,
+        batch_size=wrapped.batch_size,
+        head_reduction=chosen.heads,
+        take=take_of(wrapped.model, wrapped.tokenizer, asked, chosen),
     )
     found = {index: _measured(wrapped, reading, sentences[index], methods, options) for index, reading in readings}
     return [found[index] for index in range(len(sentences))]
