@@ -38,8 +38,8 @@ def norms(layer: CapturedLayer) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _closeness(vectors: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    closeness = output.abs().sum(dim=-1) - (output - vectors).abs().sum(dim=-1)
-    return closeness.clamp_min(0)
+    size = output.abs().sum(dim=-1)
+    return (size - vectors.sub_(output).abs_().sum(dim=-1)).clamp_min_(0)
 
 
 def _length(vectors: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
