@@ -11,8 +11,8 @@ import torch
 from attnflow_hf.errors import CaptureError, check_memory
 
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From vectors `[query, key, hidden]`, which may be written over, and the block's output `[query, 1, hidden]`, to numbers
-`[query, key]`."""
+"""From vectors `[query, key, hidden]`, which may be written over, and the block's output `[query, 1, hidden]` to
+numbers `[query, key]`."""
 
 _BLOCK = 4_000_000
 """How many numbers are made at once: 16 MB, of which a processor's cache still holds a part."""
