@@ -10,6 +10,7 @@ from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import METHODS, backend_names, choose_backend
 from attnflow_hf.capture import report_on
 from attnflow_hf.errors import CaptureError, OptionError
+from attnflow_hf.generation import prefixes
 from attnflow_hf.given import Given
 from attnflow_hf.inputs import Sample
 from attnflow_hf.model_facts import input_device
@@ -116,13 +117,20 @@ def attribute_generated(
 ) -> list[Attribution]:
     """Return one attribution for each generated token, from one forward pass over all of them.
 
+    Edge weights that need a target are read of each token's own prefix, a batch of prefixes at a time, as the gradients
+    of its logit are another for each token.
+
     Args:
         wrapped: The model and its tokenizer.
         sample: The prompt and all generated tokens but the last; of an encoder-decoder model what both halves read.
         new_ids: The generated ids.
         method: The method.
-        options: How; the output position is that of each token.
+        options: How; the output position is that of each token, and so is the target.
     """
+    if options.kind.needs_target:
+        own = replace(options, target=list(new_ids))
+        found_of_each = attribute_all(wrapped, Given(prefixes(sample, len(new_ids))), [method], own)
+        return [replace(each[method], prediction=each[method].target) for each in found_of_each]
     reading = next(reading for _, reading in _read(wrapped, Given([sample]), options))
     positions = list(range(reading.layout.n_outputs - len(new_ids), reading.layout.n_outputs))
     work = _work(reading, _work_of_layer([len(sample)], options), options) * len(positions)

@@ -260,14 +260,15 @@ class Attributor:
 
         The text is generated as Transformers does it, then read once more as a whole; each generated token is
         explained from the position that predicted it, by the tokens up to there. Its `prediction` is the generated
-        token with its probability.
+        token with its probability. On `edge_weights="grad_attention"` each is the `target` there: the text up to each
+        is read once more by itself, `batch_size` of them at once, forward and back.
 
         Args:
             text: The prompt; for an encoder-decoder model what the encoder reads.
             max_new_tokens: How many tokens at most.
             generation_config: How to generate; by default greedily. One sequence of one beam.
             method: As in `__call__`.
-            options: The options of `__call__`; the output position is that of each token.
+            options: The options of `__call__`; the output position and the target are those of each token.
             truncation: Cut a text that is longer than the model can read.
 
         Raises:

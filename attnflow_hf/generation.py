@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,3 +75,19 @@ def continued(sample: Sample, ids: list[int], tokenizer: Any) -> Sample:
             return Sample(Tokens.from_encoding(encoding.encodings[0], real, texts=(text,)), features)
     known = {"special_tokens_mask": np.append(sample.tokens.special_tokens_mask, np.zeros(len(ids) - n_prompt, bool))}
     return Sample(Tokens.from_ids(ids, tokenizer, **known), features)
+
+
+def prefixes(sample: Sample, n_new: int) -> list[Sample]:
+    """Return what was read when each generated token was predicted: the sample up to each of its last positions.
+
+    Args:
+        sample: The prompt and all generated tokens but the last; of an encoder-decoder model what both halves read.
+        n_new: How many tokens were generated.
+    """
+    read = sample.tokens if sample.decoder is None else sample.decoder
+    found = []
+    for length in range(len(read) - n_new + 1, len(read) + 1):
+        kept = np.arange(len(read)) < length
+        is_decoded = sample.decoder is not None
+        found.append(replace(sample, decoder=read.select(kept)) if is_decoded else sample.select(kept))
+    return found

@@ -35,6 +35,11 @@ class Sample:
         """Return the number of tokens."""
         return len(self.tokens)
 
+    def select(self, kept: BoolArray) -> Sample:
+        """Return the sample of some of its tokens, bool `[token]`; what the decoder reads stays."""
+        features = {name: values[kept.nonzero()[0]] for name, values in self.features.items()}
+        return Sample(self.tokens.select(kept), features, self.decoder)
+
 
 def is_encoding(inputs: Any) -> bool:
     """Return whether `inputs` is what a tokenizer returned, rather than text."""

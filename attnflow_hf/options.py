@@ -155,10 +155,10 @@ def check_sampling(n_permutations: object, seed: object) -> None:
 
 def check_generation_options(options: Options) -> None:
     """Raise `OptionError` for what generated tokens do not have."""
-    if options.kind.needs_target:
+    if options.target is not None:
         raise OptionError(
-            f"edge_weights={options.edge_weights!r} need a backward pass for each generated token, which generated "
-            "texts do not have yet; call the attributor on the text up to a token, with that token as target"
+            f"each generated token is explained as its own target, got target={options.target!r}; to explain another "
+            "token, call the attributor on the text up to there, with that token as target"
         )
     if options.output_position != "auto" or options.layer == "all" or options.keep != "layers":
         raise OptionError("generated tokens are explained from the position that predicted it, in one layer")

@@ -241,5 +241,4 @@ def _select(whole: Sample, indices: IntArray) -> Sample:
     """Return the sample of some of a text's tokens."""
     keep = np.zeros(len(whole), dtype=bool)
     keep[indices] = True
-    features = {name: values[keep.nonzero()[0]] for name, values in whole.features.items()}
-    return Sample(whole.tokens.select(keep), features)
+    return whole.select(keep)

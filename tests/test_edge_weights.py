@@ -387,7 +387,7 @@ def test_pipelines_of_several_positions_are_refused(task):
     heads = {"fill-mask": bert("BertForMaskedLM"), "token-classification": bert("BertForTokenClassification")}
     tok = copy.deepcopy(tokenizer())  # text generation turns its padding round
     pipe = pipeline(task, model=heads.get(task) or gpt2(), tokenizer=tok, device="cpu")
-    with pytest.raises(OptionError, match=r"several positions|need a backward pass for each generated token"):
+    with pytest.raises(OptionError, match="several positions"):
         attach(pipe, options=Options(edge_weights="grad_attention"))
 
 
@@ -509,11 +509,9 @@ def test_heads_of_each_position_are_asked_at_one(position):
         attributor(TEXT, **ON_GRADS)
 
 
-def test_models_without_a_head_and_generated_texts_are_refused():
+def test_models_without_a_head_are_refused():
     with pytest.raises(OptionError, match="grad_attention needs a target: BertModel has no head"):
         Attributor(bert("BertModel"), tokenizer())(TEXT, **ON_GRADS)
-    with pytest.raises(OptionError, match="need a backward pass for each generated token"):
-        Attributor(gpt2(), tokenizer()).generate(TEXT, options=Options(**ON_GRADS))
 
 
 def test_the_table_has_a_row_for_each():

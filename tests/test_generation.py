@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 from attnflow_hf import Attributor, Options
 from attnflow_hf.errors import OptionError, TextError, TokenizerError
+from attnflow_hf.grad_capture import capture_gradients
 
 BY_NAME = {each.name: each for each in ARCHITECTURES}
 TEXT = "the key to the old cabinets"
@@ -121,6 +122,46 @@ def test_sinks_and_corrections_are_those_of_the_prefix():
         np.testing.assert_allclose(each.scores, wanted.scores, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("method", ["raw", "rollout", "flow"])
+def test_each_token_is_the_target_at_the_position_that_predicted_it(causal, method, batch_size):
+    attributor = Attributor(causal.model, causal.tokenizer, batch_size=batch_size)
+    config = GenerationConfig(do_sample=True, temperature=9.0, eos_token_id=[], pad_token_id=0)
+    torch.manual_seed(0)
+    options = {"edge_weights": "grad_attention", "normalize": "none"}
+    found = attributor.generate(
+        TEXT, max_new_tokens=5, generation_config=config, method=method, options=Options(**options)
+    )
+    ids = [each.prediction.index for each in found]
+    prompt = attributor.tokenizer(TEXT)["input_ids"]
+    for number, each in enumerate(found):
+        wanted = attributor({"input_ids": prompt + ids[:number]}, method=method, target=ids[number], **options)
+        assert each.prediction == each.target
+        assert (each.target.index, each.target.label) == (ids[number], wanted.target.label)
+        assert each.target.output == pytest.approx(wanted.target.output, abs=1e-5)
+        assert (each.tokens, each.output_position) == (wanted.tokens, wanted.output_position)
+        np.testing.assert_allclose(each.scores, wanted.scores, rtol=1e-4, atol=1e-6 * wanted.scores.max())
+        assert each.scores.max() > 0
+    assert found[-1].texts[0].startswith(f"{TEXT} ")
+    assert any(each.target != wanted.prediction for each in found)  # drawn, not the likeliest
+    assert all(parameter.grad is None for parameter in attributor.model.parameters())
+
+
+def test_no_more_prefixes_are_read_at_once_than_a_batch_has(monkeypatch):
+    attributor = Attributor(gpt2(), tokenizer(template=""), batch_size=2)
+    sizes = []
+
+    def watched(model, inputs, *arguments, **options):
+        sizes.append(len(inputs["input_ids"]))
+        return capture_gradients(model, inputs, *arguments, **options)
+
+    monkeypatch.setattr("attnflow_hf.target_capture.capture_gradients", watched)
+    config = GenerationConfig(eos_token_id=[], pad_token_id=0)
+    options = Options(edge_weights="grad_attention")
+    attributor.generate(TEXT, max_new_tokens=5, generation_config=config, method="rollout", options=options)
+    assert sizes == [2, 2, 1]
+
+
 # An encoder and its decoder
 
 
@@ -138,6 +179,22 @@ def test_each_token_is_explained_as_the_decoders_prefix_is_at_its_end(both, meth
         np.testing.assert_allclose(each.scores, wanted.scores, rtol=0, atol=1e-6)
         assert each.prediction.label == wanted.prediction.label
         assert each.prediction.probability == pytest.approx(wanted.prediction.probability, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["raw", "rollout", "flow"])
+def test_each_token_is_the_target_at_its_decoder_position(both, method):
+    options = {"edge_weights": "grad_attention", "normalize": "none"}
+    found = both.generate(TEXT, max_new_tokens=4, method=method, options=Options(**options))
+    ids = own_generation(both)
+    prompt, start = tokenizer()(TEXT)["input_ids"], both.model.config.decoder_start_token_id
+    assert len(found) > 1
+    for number, each in enumerate(found):
+        encoding = {"input_ids": [prompt], "decoder_input_ids": [[start, *ids[:number]]]}
+        wanted = both(encoding, method=method, target=ids[number], **options)
+        assert each.target == each.prediction
+        assert (each.target.index, each.output_position) == (ids[number], number)
+        assert (each.tokens, each.alignment.parts) == (wanted.tokens, wanted.alignment.parts)
+        np.testing.assert_allclose(each.scores, wanted.scores, rtol=1e-4, atol=1e-6 * wanted.scores.max())
 
 
 # How it is generated
@@ -230,6 +287,12 @@ def test_at_least_one_token_is_generated(number):
 def test_the_position_is_that_of_each_token(options):
     with pytest.raises(OptionError, match="explained from the position that predicted it, in one layer"):
         Attributor(gpt2(), tokenizer()).generate(TEXT, options=Options(**options))
+
+
+@pytest.mark.parametrize("target", [7, "key", [7, 8]])
+def test_each_token_is_its_own_target(target):
+    with pytest.raises(OptionError, match="each generated token is explained as its own target, got target="):
+        Attributor(gpt2(), tokenizer()).generate(TEXT, options=Options(edge_weights="grad_attention", target=target))
 
 
 def test_a_text_needs_a_tokenizer():
