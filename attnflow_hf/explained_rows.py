@@ -54,7 +54,12 @@ class ExplainedRows:
     def schema(self) -> pa.Schema:
         """Return the columns that are added to those of the data set, and their types."""
         settings = self.settings
-        return result_schema(settings.methods, words=settings.words, layer_graphs=settings.save_layer_graphs)
+        return result_schema(
+            settings.methods,
+            words=settings.words,
+            layer_graphs=settings.save_layer_graphs,
+            targets=settings.options.kind.needs_target,
+        )
 
     def rows(self, table: pa.Table) -> Iterator[tuple[int, Row]]:
         """Yield the index of each row of the data set, in any order, and what is added to it.

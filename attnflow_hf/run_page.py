@@ -20,7 +20,7 @@ from attnflow_hf.manifest import FILE_NAME, Manifest, Shard, finished
 from attnflow_hf.options import Options
 from attnflow_hf.page import MAX_GRAPH_SIZE, Page
 from attnflow_hf.page_sheet import Sheet, SheetGraph
-from attnflow_hf.shards import LAYER_GRAPH, result_schema
+from attnflow_hf.shards import LAYER_GRAPH, result_schema, target_of_row
 from attnflow_hf.tokens import Tokens
 
 _MAX_SHOWN = 300  # characters of a column's value
@@ -93,8 +93,9 @@ class _Rows:
                 yield self._sheet(number, row)
 
     def _sheet(self, number: int, row: Mapping[str, Any]) -> Sheet:
-        own = {*result_schema(self.methods, words=True, layer_graphs=True).names, self.settings["text_column"]}
-        own.add(self.settings["text_pair_column"])
+        has_target = Options(**self.settings["options"]).kind.needs_target
+        added = result_schema(self.methods, words=True, layer_graphs=True, targets=has_target).names
+        own = {*added, self.settings["text_column"], self.settings["text_pair_column"]}
         columns = {name: str(value)[:_MAX_SHOWN] for name, value in row.items() if name not in own}
         heading = f"row {number}"
         if row.get("tokens") is None:
@@ -155,6 +156,8 @@ class _Rows:
             residual_weight=asked.recorded_residual(method),
             edge_weights=asked.edge_weights,
             normalize_rows=asked.divides_rows,
+            relu=asked.relu if asked.kind.needs_target else None,
+            target=target_of_row(row) if asked.kind.needs_target else None,
             notes=tuple(row["notes"] or ()),
             **{name: options[name] for name in _SETTINGS},
         )

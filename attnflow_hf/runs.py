@@ -50,8 +50,10 @@ def run_dataset(
 
     Beside the data set's columns there are: `tokens`, `offsets`, `special_tokens_mask`; for each method
     `scores_<method>` (float32), beside those of `flow_shapley` also `standard_errors_flow_shapley` (null where they are
-    exact), with `words` also `words` and `word_scores_<method>`; `prediction_label` and `prediction_probability`;
-    `output_position` (null for the mean); `notes`; `layer_graph`, if asked for; `error`.
+    exact), with `words` also `words` and `word_scores_<method>`; `prediction_label` and `prediction_probability`; on
+    `grad_attention` the explained class, `target_label`, `target_index`, `target_probability` (null for a regression)
+    and `target_output` (its logit); `output_position` (null for the mean); `notes`; `layer_graph`, if asked for;
+    `error`.
 
     Under `torchrun` or `accelerate launch` the processes share the shards among them; the folder, which all of them
     must see, is that of a single process.

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.errors import IntArray, OptionError
+from attnflow_hf.prediction import Prediction
 
 try:
     import fcntl
@@ -27,6 +28,13 @@ LAYER_GRAPH, OFFSETS = "layer_graph", "offsets"
 _ARRAYS = (LAYER_GRAPH, OFFSETS)  # of some axes: lists of lists would be many objects for Python to keep track of
 _SAMPLED = "flow_shapley"
 """The method whose scores can be estimates."""
+_TARGET = {
+    "target_label": pa.string(),
+    "target_index": pa.int32(),
+    "target_probability": pa.float32(),
+    "target_output": pa.float32(),
+}
+"""What is told of the explained class, where edge weights are those of one."""
 Row = dict[str, Any]
 """What a run adds to a row of its data set, by column; what is missing is null."""
 _LEFTOVERS = ".*.tmp"
@@ -38,7 +46,7 @@ def file_name(number: int) -> str:
     return f"shard-{number:05d}.parquet"
 
 
-def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool) -> pa.Schema:
+def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool, targets: bool = False) -> pa.Schema:
     """Return the columns that a run adds to those of its data set, and their types."""
     scores = pa.list_(pa.float32())
     types = {
@@ -51,6 +59,7 @@ def result_schema(methods: Sequence[str], *, words: bool, layer_graphs: bool) ->
         **({f"word_scores_{method}": scores for method in methods} if words else {}),
         "prediction_label": pa.string(),
         "prediction_probability": pa.float32(),
+        **(_TARGET if targets else {}),
         "output_position": pa.int32(),
         "notes": pa.list_(pa.string()),
         **({LAYER_GRAPH: pa.list_(pa.list_(scores))} if layer_graphs else {}),
@@ -69,6 +78,7 @@ def result_row(by_method: Mapping[str, Attribution], *, words: bool) -> dict[str
         "special_tokens_mask": first.special_tokens_mask.tolist(),
         "prediction_label": None if says is None else says.label,
         "prediction_probability": None if says is None else says.probability,
+        **_target_columns(first),
         "output_position": None if isinstance(first.output_position, str) else first.output_position,
         "notes": list(dict.fromkeys(note for each in by_method.values() for note in each.notes)),
         **{f"scores_{method}": each.scores.tolist() for method, each in by_method.items()},
@@ -77,6 +87,18 @@ def result_row(by_method: Mapping[str, Attribution], *, words: bool) -> dict[str
         errors = by_method[_SAMPLED].standard_errors
         row[f"standard_errors_{_SAMPLED}"] = None if errors is None else errors.tolist()
     return {**row, **_word_columns(by_method)} if words else row
+
+
+def _target_columns(attribution: Attribution) -> dict[str, Any]:
+    target = attribution.target
+    return {} if target is None else {name: getattr(target, name.removeprefix("target_")) for name in _TARGET}
+
+
+def target_of_row(row: Mapping[str, Any]) -> Prediction | None:
+    """Return the explained class of a row that `result_row` made; `None` where none is told."""
+    if row.get("target_label") is None:
+        return None
+    return Prediction(**{name.removeprefix("target_"): row[name] for name in _TARGET})
 
 
 def _word_columns(by_method: Mapping[str, Attribution]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class TextAttributionPipeline(_Pipeline):  # type: ignore[misc]
             What `json.dumps` takes, in the columns of `run_dataset`: `tokens`, `offsets`, `special_tokens_mask`,
             `scores_<method>` (`[token]`; with `"all"` as layer or output position further axes in front), likewise
             `standard_errors_flow_shapley` beside those of that method (`None` where they are exact),
-            `prediction_label`, `prediction_probability`, `output_position` (`None` for `"mean"` and `"all"`), `notes`;
+            `prediction_label`, `prediction_probability`, on `grad_attention` `target_label`, `target_index`,
+            `target_probability` and `target_output`, `output_position` (`None` for `"mean"` and `"all"`), `notes`;
             with `words=True` also `words` and `word_scores_<method>`.
 
         Raises:

@@ -414,6 +414,60 @@ def test_runs_and_their_layer_graphs(tmp_path):
         )
 
 
+TARGET_COLUMNS = ["target_label", "target_index", "target_probability", "target_output"]
+
+
+def test_runs_and_their_pages_tell_which_class_was_explained(tmp_path):
+    attributor = Attributor(bert(**LABELS), tokenizer())
+    rows = Dataset.from_dict({"text": [*TEXTS, ""], "target_label": ["own"] * 5})
+    options = Options(edge_weights="grad_attention", relu="before")
+    keywords = {"method": "rollout", "on_error": "record", "progress": False}
+    run_dataset(rows, attributor, tmp_path / "out", options=options, columns=["text"], **keywords)
+    table = pq.read_table(sorted((tmp_path / "out").glob("*.parquet")))
+    assert [str(table.schema.field(name).type) for name in TARGET_COLUMNS] == ["string", "int32", "float", "float"]
+    sheets = page_of_run(tmp_path / "out").sheets
+    for text, row, sheet in zip(TEXTS, table.to_pylist(), sheets, strict=False):
+        wanted = attributor(text, edge_weights="grad_attention").target
+        assert (row["target_label"], row["target_index"]) == (wanted.label, wanted.index)
+        assert row["target_label"] == row["prediction_label"]
+        assert row["target_probability"] == pytest.approx(wanted.probability, abs=1e-6)
+        assert row["target_output"] == pytest.approx(wanted.output, abs=1e-5)
+        shown = sheet.attributions[0]
+        assert (shown.target.label, shown.target.index, shown.relu) == (wanted.label, wanted.index, "before")
+        assert f"target {wanted.label!r}" in shown.summary()
+        assert sheet.columns == {}
+    assert [table.to_pylist()[-1][name] for name in TARGET_COLUMNS] == [None] * 4
+    with pytest.raises(OptionError, match=r"the run adds columns named \['target_label'\]; rename the data set's"):
+        run_dataset(rows, attributor, tmp_path / "other", options=options, **keywords)
+    run_dataset(rows, attributor, tmp_path / "attention", **keywords)
+    names = pq.read_table(sorted((tmp_path / "attention").glob("*.parquet"))).column_names
+    assert [name for name in names if "target" in name] == ["target_label"]  # the data set's own
+    assert page_of_run(tmp_path / "attention").sheets[0].columns == {"target_label": "own"}
+
+
+def test_runs_of_windows_tell_the_class_by_the_mean_of_their_logits(tmp_path):
+    attributor = Attributor(bert(**LABELS), tokenizer())
+    options = Options(edge_weights="grad_attention", target="high")
+    rows = [{"text": TEXT}]
+    run_dataset(rows, attributor, tmp_path / "out", method="rollout", options=options, window=8, stride=2)
+    row = pq.read_table(sorted((tmp_path / "out").glob("*.parquet"))).to_pylist()[0]
+    cut = [Windows(8, 2).of(attributor.model, attributor.tokenizer, TEXT)]
+    wanted = dict(attribute_windows(attributor.wrapped, cut, ["rollout"], options))[0]["rollout"].target
+    assert (row["target_label"], row["target_index"]) == ("high", 1)
+    assert row["target_output"] == pytest.approx(wanted.output, abs=1e-5)
+
+
+def test_runs_of_regressions_have_a_value_and_no_probability(tmp_path):
+    attributor = Attributor(bert(num_labels=1), tokenizer())
+    options = Options(edge_weights="grad_attention")
+    run_dataset([{"text": TEXT}], attributor, tmp_path / "out", method="rollout", options=options)
+    row = pq.read_table(sorted((tmp_path / "out").glob("*.parquet"))).to_pylist()[0]
+    wanted = attributor(TEXT, edge_weights="grad_attention").target
+    assert (row["target_index"], row["target_probability"]) == (0, None)
+    assert row["target_output"] == pytest.approx(wanted.output, abs=1e-5)
+    assert page_of_run(tmp_path / "out").sheets[0].attributions[0].target.probability is None
+
+
 def test_windows_share_a_target_that_is_named():
     attributor = Attributor(bert(**LABELS), tokenizer())
     texts = [Windows(8, 2).of(attributor.model, attributor.tokenizer, TEXT)]

@@ -103,6 +103,15 @@ def test_one_text_gives_one_row_that_json_takes_to_the_last_bit():
     assert explainer()(TEXTS[:1]) == [row]
 
 
+def test_rows_tell_the_explained_class_where_there_is_one():
+    row = explainer()(TEXTS[0], method="rollout", edge_weights="grad_attention")
+    target = Attributor(bert(), tokenizer(token_types=True))(TEXTS[0], edge_weights="grad_attention").target
+    assert list(row)[5:9] == ["target_label", "target_index", "target_probability", "target_output"]
+    assert (row["target_label"], row["target_index"]) == (target.label, target.index)
+    assert row["target_output"] == pytest.approx(target.output, abs=1e-6)
+    assert json.loads(json.dumps(row)) == row
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # where there is one core
 @pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("form", ["generator", "KeyDataset", "workers", "generator with workers"])
