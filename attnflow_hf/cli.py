@@ -7,11 +7,12 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import attnflow_hf
+from attnflow_hf.cli_arguments import parse_assignments, parse_choice, parse_heads, parse_position, parse_residual
 from attnflow_hf.errors import AttnFlowError, OptionError, first_line
 
 if TYPE_CHECKING:
@@ -61,11 +62,18 @@ def explain(
         typer.Option(help="What grad_attention explains: a label or index. Default: the prediction."),
     ] = None,
     head_reduction: Annotated[
-        Literal["auto", "mean", "sum", "max", "min"], typer.Option(help="How the heads become one.")
+        str, typer.Option(help="'auto', 'mean', 'sum', 'max', 'min', a head, or the mean of some: 0,3.")
     ] = "auto",
     residual_weight: Annotated[
         str, typer.Option(help="The share of the residual connection, 0 to 1; 'unlimited' for flow; or 'auto'.")
     ] = "auto",
+    normalize_rows: Annotated[
+        Literal["auto", "yes", "no"], typer.Option(help="Divide rows of edge weights by their sums.")
+    ] = "auto",
+    relu: Annotated[
+        Literal["after", "before"],
+        typer.Option(help="Negative numbers of grad_attention become zero after the heads are one, or before."),
+    ] = "after",
     normalize: Annotated[
         Literal["sum", "max", "none"], typer.Option(help="Divide scores by their sum, their maximum, or not.")
     ] = "sum",
@@ -78,6 +86,9 @@ def explain(
     position_correction: Annotated[
         Literal["none", "uniform"], typer.Option(help="'uniform': divide by the uniform causal graph's scores.")
     ] = "none",
+    keep: Annotated[
+        Literal["layers", "rollout"], typer.Option(help="'rollout': fold it while the model runs, in less memory.")
+    ] = "layers",
     text_target: Annotated[
         str | None, typer.Option(help="What the decoder of an encoder-decoder model reads; explains both.")
     ] = None,
@@ -90,7 +101,8 @@ def explain(
 
     Example: attnflow explain "the key to the cabinets"
     """
-    position = _parse_position(output_position)
+    position, residual = parse_position(output_position), parse_residual(residual_weight)
+    heads = parse_heads(head_reduction)
     from attnflow_hf.backends import PAPER_METHODS
     from attnflow_hf.cli_model import load_attributor
     from attnflow_hf.options import Options
@@ -99,14 +111,17 @@ def explain(
         backend=backend,
         layer=layer,
         output_position=position,
-        head_reduction=head_reduction,
-        residual_weight=_parse_residual(residual_weight),
+        head_reduction=heads,
+        residual_weight=residual,
         edge_weights=edge_weights,
         target=int(target) if target is not None and target.isdecimal() else target,
+        normalize_rows=parse_choice(normalize_rows),
+        relu=relu,
         normalize=normalize,
         special_tokens=special_tokens,
         first_token=first_token,
         position_correction=position_correction,
+        keep=keep,
         n_permutations=n_permutations,
         seed=seed,
     )
@@ -191,7 +206,7 @@ def _run_config(name: str, config: Path, assignments: list[str] | None, output: 
     from attnflow_hf.stopping import Stopped, stoppable
     from attnflow_hf.terminal import printable
 
-    overrides = _parse_assignments(assignments or [], output)
+    overrides = parse_assignments(assignments or [], output)
     try:
         with stoppable():
             from attnflow_hf import run_command
@@ -222,45 +237,6 @@ def _message(error: Exception) -> str:
     expected = isinstance(error, (AttnFlowError, OSError, RuntimeError, ValueError, ImportError))
     kind = "" if expected else f"{type(error).__name__}: "
     return kind + first_line(error)
-
-
-def _parse_position(value: str) -> int | Literal["auto", "mean"]:
-    if value == "auto":
-        return "auto"
-    if value == "mean":
-        return "mean"
-    try:
-        return int(value)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{value!r} is neither an index nor 'auto' or 'mean'", param_hint="--output-position"
-        ) from None
-
-
-def _parse_residual(value: str) -> float | Literal["auto", "unlimited"]:
-    if value == "auto":
-        return "auto"
-    if value == "unlimited":
-        return "unlimited"
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise typer.BadParameter(
-            f"{value!r} is neither a number from 0 to 1 nor 'auto' or 'unlimited'", param_hint="'--residual-weight'"
-        )
-    return number
-
-
-def _parse_assignments(assignments: list[str], output: str | None) -> dict[str, Any]:
-    from attnflow_hf.yaml_files import parse_assignment
-
-    try:
-        overrides = dict(map(parse_assignment, assignments))
-    except OptionError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from error
-    return overrides if output is None else {**overrides, "output": output}
 
 
 def _write(content: str, output: Path | None, errors: str) -> None:

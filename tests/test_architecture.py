@@ -63,7 +63,7 @@ ROWS = [
     ["run_work"],
     ["run_local", "run_ray"],
     ["measured_run"],
-    ["pipeline", "runs", "cli_model", "evaluation.evaluation_report"],
+    ["pipeline", "runs", "cli_model", "cli_arguments", "evaluation.evaluation_report"],
     ["evaluation.evaluated"],
     ["evaluation.evaluated_agreement", "evaluation.evaluated_faithfulness", "evaluation.evaluated_plausibility"],
     ["evaluation.evaluated_pronouns"],
@@ -96,7 +96,7 @@ GUARDED = {
     "transformers": {*HUGGING_FACE, "attributor", "verb_number"},
     "torch": {*HUGGING_FACE, *TENSORS, "attributor", "config", "verb_number"},
     "rich": {"terminal"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_arguments"},
     "yaml": {"yaml_files"},
     "pydantic": {"config_checks"},
     "datasets": {

@@ -27,15 +27,14 @@ from datasets import Dataset
 from tokenizer_makers import wordpiece
 
 import attnflow_hf
-from attnflow_hf import Attribution, Attributor, cli
-from attnflow_hf.attentions import HEAD_REDUCTIONS
+from attnflow_hf import Attribution, Attributor, Options, cli
 from attnflow_hf.backends import METHODS, PAPER_METHODS
 from attnflow_hf.config import load_config, load_evaluation
-from attnflow_hf.edge_weights import EDGE_WEIGHTS
+from attnflow_hf.edge_weights import EDGE_WEIGHTS, RELU
 from attnflow_hf.evaluation import ResultTable
 from attnflow_hf.html import page_data
 from attnflow_hf.manifest import Manifest
-from attnflow_hf.options import NORMALIZATIONS, SPECIAL_TOKENS
+from attnflow_hf.options import KEEP, NORMALIZATIONS, SPECIAL_TOKENS
 from attnflow_hf.page import Page
 
 TEXT = "the old cabinet don't open"
@@ -177,7 +176,12 @@ def test_version_and_no_command(run: Run) -> None:
         (("x", "--residual-weight", "half"), "Invalid value for '--residual-weight'"),
         (("x", "--normalize", "l2"), "l2"),
         (("x", "--special-tokens", "hide"), "hide"),
-        (("x", "--head-reduction", "median"), "median"),
+        (("x", "--head-reduction", "median"), "unknown head_reduction 'median'; choose one of 'auto', 'max', 'mean'"),
+        (("x", "--head-reduction", "0,x"), "unknown head_reduction '0,x'"),
+        (("x", "--head-reduction", "-1"), "unknown head_reduction '-1'"),
+        (("x", "--normalize-rows", "perhaps"), "perhaps"),
+        (("x", "--relu", "never"), "never"),
+        (("x", "--keep", "nothing"), "nothing"),
         (("x", "--output-position", "all"), "'all' is neither an index nor 'auto' or 'mean'"),
         (("x", "--output-position", "1.0"), "'1.0' is neither an index"),
     ],
@@ -282,6 +286,8 @@ OPTIONS = [
     (("--output-position", "mean"), "output_position", "mean"),
     (("--head-reduction", "max"), "head_reduction", "max"),
     (("--head-reduction", "min"), "head_reduction", "min"),
+    (("--head-reduction", "2"), "head_reduction", 2),
+    (("--head-reduction", "0,3"), "head_reduction", [0, 3]),
     (("--residual-weight", "0.25"), "residual_weight", 0.25),
     (("--normalize", "max"), "normalize", "max"),
     (("--normalize", "none"), "normalize", "none"),
@@ -295,6 +301,43 @@ def test_each_option_reaches_the_result(arguments: tuple[str, ...], name: str, v
     values = values_of(run, *FLOW, *arguments)
     assert values == small_attributor()(TEXT, method="flow", backend="networkx", **{name: value}).to_dict()
     assert values["scores"] != values_of(run, *FLOW)["scores"]
+
+
+OF_GRADS = [
+    (("--relu", "before"), "relu", "before"),
+    (("--normalize-rows", "yes"), "normalize_rows", True),
+    (("--head-reduction", "1"), "head_reduction", 1),
+    (("--residual-weight", "0.25"), "residual_weight", 0.25),
+]
+
+
+@pytest.mark.parametrize(("arguments", "name", "value"), OF_GRADS)
+def test_each_option_of_gradients_reaches_the_result(
+    arguments: tuple[str, ...], name: str, value: Any, run: Run
+) -> None:
+    own = (*FLOW, "--edge-weights", "grad_attention")
+    values = values_of(run, *own, *arguments)
+    options = {"backend": "networkx", "edge_weights": "grad_attention", name: value}
+    assert values == small_attributor()(TEXT, method="flow", **options).to_dict()
+    assert values[name] == value
+    assert values["scores"] != values_of(run, *own)["scores"]
+
+
+def test_rows_of_attention_may_stay_as_they_come(run: Run) -> None:
+    options = ("--method", "raw", "--head-reduction", "sum", "--normalize", "none")
+    by_choice = {choice: values_of(run, *options, "--normalize-rows", choice) for choice in ("auto", "yes", "no")}
+    assert by_choice["auto"] == by_choice["yes"]
+    assert sum(by_choice["yes"]["scores"]) == pytest.approx(1, rel=1e-5)
+    assert sum(by_choice["no"]["scores"]) == pytest.approx(4, rel=1e-5)  # four heads
+
+
+def test_rollout_is_folded_where_it_is_asked_for(run: Run) -> None:
+    values = values_of(run, "--method", "rollout", "--keep", "rollout")
+    assert values["backend"] == "fold"
+    np.testing.assert_allclose(values["scores"], values_of(run, "--method", "rollout")["scores"], rtol=1e-5)
+    result = run("explain", TEXT, "--keep", "rollout")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "serves method='rollout' alone" in result.err
 
 
 def test_a_target_is_explained_by_its_label_or_index(run: Run) -> None:
@@ -417,7 +460,8 @@ def test_a_folder_that_is_missing_is_named(run: Run, tmp_path: Path) -> None:
     [
         ("method", (*METHODS, "all")),
         ("edge_weights", tuple(EDGE_WEIGHTS)),
-        ("head_reduction", ("auto", *HEAD_REDUCTIONS)),
+        ("relu", RELU),
+        ("keep", KEEP),
         ("normalize", NORMALIZATIONS),
         ("special_tokens", SPECIAL_TOKENS),
         ("format", (*cli._RENDERERS, "html")),
@@ -429,6 +473,7 @@ def test_choices_are_those_of_the_modules(option: str, valid: tuple[str, ...]) -
 
 def test_defaults_are_those_of_python() -> None:
     own = {name: p.default for name, p in inspect.signature(cli.explain).parameters.items()}
+    assert own.keys() >= inspect.signature(Options).parameters.keys()
     for name, parameter in inspect.signature(Attributor.__call__).parameters.items():
         if name in own and name != "method":
             assert own[name] == parameter.default, name
