@@ -11,15 +11,16 @@ import numpy as np
 import torch
 
 from attnflow_hf.attention_function import Recorder
-from attnflow_hf.attributing import attribute_reading
+from attnflow_hf.attributing import attribute_all, attribute_reading
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.capture import Capture, Store, report_on
 from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import capturing
+from attnflow_hf.given import Given
 from attnflow_hf.grad_capture import GradCapture
-from attnflow_hf.inputs import Sample
+from attnflow_hf.inputs import NO_FEATURES, Sample
 from attnflow_hf.layer_capture import LayerCapture
 from attnflow_hf.options import Options
 from attnflow_hf.pooling import decoder_tokens, decoder_watched
@@ -137,11 +138,25 @@ class Attached:
             options = replace(options, output_position=position)
         return attribute_reading(self.attributor.wrapped, reading, self.method, options)
 
-    def explain_tokens(self, reading: Reading, positions: Sequence[int]) -> Attribution:
-        """Return the mean attribution of several positions; it names the first."""
-        if self.options.output_position != "auto":
-            return self.explain(reading)
-        found = [self.explain(reading, position) for position in positions]
+    def explain_each(
+        self, read: Reading | Sample, positions: Sequence[int], classes: Sequence[int]
+    ) -> list[Attribution]:
+        """Return the attribution of each of some positions, unless the options name another.
+
+        Args:
+            read: What the model made of the text; where edge weights need a target, the text, to be read once more for
+                each position.
+            positions: Where results of the pipeline stand.
+            classes: The class of each, which is its target, unless the options name one.
+        """
+        if isinstance(read, Reading):
+            return [self.explain(read, position) for position in positions]
+        options = self.options if self.options.target is not None else replace(self.options, target=list(classes))
+        asked = Given([read] * len(positions), positions=positions)
+        return [found[self.method] for found in attribute_all(self.attributor.wrapped, asked, [self.method], options)]
+
+    def mean(self, found: Sequence[Attribution], positions: Sequence[int]) -> Attribution:
+        """Return the mean of the attributions of several positions; it names the first."""
         if len(found) == 1:
             return found[0]
         scores = np.mean([each.scores for each in found], axis=0)
@@ -154,3 +169,19 @@ class Attached:
             notes=(*found[0].notes, f"the mean of output positions {listed}"),
             standard_errors=errors,
         )
+
+
+def samples_of(inputs: Mapping[str, torch.Tensor], tokens: Sequence[Tokens]) -> list[Sample]:
+    """Return the rows of a pipeline's batch, without their padding.
+
+    Args:
+        inputs: What the model reads, tensors by name.
+        tokens: Each row's, without padding.
+    """
+    shape = inputs["input_ids"].shape
+    fitting = {name: each for name, each in inputs.items() if each.shape == shape and name not in NO_FEATURES}
+    real = inputs.get("attention_mask", torch.ones(shape)).bool()
+    return [
+        Sample(known, {name: each[row][real[row]].cpu() for name, each in fitting.items()})
+        for row, known in enumerate(tokens)
+    ]

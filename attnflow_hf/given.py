@@ -24,11 +24,13 @@ class Given:
         samples: The texts.
         signals: The encoding of images or sound; `None` for texts.
         decoders: What the decoder reads beside images or sound.
+        positions: Of each text the position that its target stands at, where that is not for the options to say.
     """
 
     samples: Sequence[Sample]
     signals: Mapping[str, Any] | None = None
     decoders: Sequence[Tokens] = ()
+    positions: Sequence[int] = ()
 
 
 def given(

@@ -14,7 +14,8 @@ from attnflow_hf.errors import ArrayError, BoolArray, OptionError, TextError, To
 from attnflow_hf.tokens import Tokens
 
 Text = str | tuple[str, str]
-_NO_FEATURES = ("attention_mask", "labels", "length", "offset_mapping", "special_tokens_mask")
+NO_FEATURES = ("attention_mask", "labels", "length", "offset_mapping", "special_tokens_mask")
+"""What an encoding may hold of each token that no model reads as a feature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def samples_from_encoding(encoding: Mapping[str, Any], tokenizer: Any, *, max_le
         real = _check_row(names[row], ids, masks, row)
         known = fast[row] if fast and len(fast) > row and fast[row].ids == ids.tolist() else None
         fitting = {name: values[row][real] for name, values in columns.items()}
-        features = {name: value for name, value in fitting.items() if name not in _NO_FEATURES}
+        features = {name: value for name, value in fitting.items() if name not in NO_FEATURES}
         features["input_ids"] = features["input_ids"].long()
         special = fitting.get("special_tokens_mask")
         tokens = _tokens(features["input_ids"], known, real.numpy(), special, tokenizer)
@@ -172,7 +173,7 @@ def _sample_from_text(text: Text, name: str, tokenizer: Any, max_length: int | N
     special = torch.tensor(encoding["special_tokens_mask"])
     tokens = _tokens(ids, fast, real, special, tokenizer, texts=texts, n_truncated=n_truncated)
     _check_length(tokens, name, max_length, "pass truncation=True to cut it")
-    names = [name for name in encoding if name not in _NO_FEATURES and len(encoding[name]) == len(ids)]
+    names = [name for name in encoding if name not in NO_FEATURES and len(encoding[name]) == len(ids)]
     return Sample(tokens, {name: torch.tensor(encoding[name], dtype=torch.long) for name in names})
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from transformers.pipelines.text_generation import TextGenerationPipeline
 from transformers.pipelines.token_classification import TokenClassificationPipeline
 from transformers.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 
-from attnflow_hf.attached import Attached
+from attnflow_hf.attached import Attached, samples_of
 from attnflow_hf.attributing import attribute_generated
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.attributor import Attributor
 from attnflow_hf.capture import report_on
-from attnflow_hf.entities import chunk_of, positions_of
-from attnflow_hf.errors import OptionError
+from attnflow_hf.entities import chunk_of, classes_of, positions_of
+from attnflow_hf.errors import FloatArray, OptionError
 from attnflow_hf.generation import continued
 from attnflow_hf.inputs import Sample
 from attnflow_hf.options import Options, check_generation_options
@@ -69,6 +70,7 @@ class Attaching:
     attnflow: Attached
     tokenizer: Any
     model: Any
+    get_tag: Any
 
     @classmethod
     def check(cls, model: Any, options: Options) -> None:
@@ -120,9 +122,13 @@ class Attaching:
         tokens = _as_list(model_inputs.pop(_KEY))
         inputs = {name: value for name, value in model_inputs.items() if isinstance(value, torch.Tensor)}
         own_forward = super()._forward  # type: ignore[misc]
-        outputs, readings = self.attnflow.read(lambda: own_forward(model_inputs, **options), inputs, tokens)
+        outputs, readings = self.read(lambda: own_forward(model_inputs, **options), inputs, tokens)
         kept = {name: value for name, value in outputs.items() if name not in _ATTENTIONS}
         return type(outputs)({**kept, _KEY: readings})
+
+    def read(self, forward: Any, inputs: Mapping[str, Any], tokens: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        """Return what the pipeline's own forward pass gives, and what `put` takes of each row: here its reading."""
+        return self.attnflow.read(forward, inputs, tokens)
 
     def postprocess(self, model_outputs: Any, *args: Any, **options: Any) -> Any:
         """Put attributions to the pipeline's own results."""
@@ -137,12 +143,12 @@ class Attaching:
         """Return what the pipeline's own last step makes of outputs."""
         return super().postprocess(outputs, *args, **options)  # type: ignore[misc]
 
-    def put(self, result: Any, readings: list[Reading], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
+    def put(self, result: Any, readings: list[Any], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
         """Return the result with its attributions: here one for the whole text or image.
 
         Args:
             result: The pipeline's own.
-            readings: What the model made of each chunk; of most tasks there is one.
+            readings: What `read` gave of each chunk; of most tasks there is one.
             outputs: Of each chunk what `finish` takes.
             finish: The pipeline's own last step.
         """
@@ -154,13 +160,6 @@ class Attaching:
 
 class _EncoderAlone(Attaching):
     @classmethod
-    def check_target(cls, model: Any, options: Options) -> None:
-        raise OptionError(
-            f"edge_weights={options.edge_weights!r} are those of one target, and this pipeline's results are of "
-            "several positions; call Attributor(pipe.model, pipe.tokenizer) with target and output_position beside it"
-        )
-
-    @classmethod
     def check_decoder(cls, model: Any) -> None:
         raise OptionError(
             f"{type(model).__name__} is an encoder-decoder model; of those, attributions can be attached to "
@@ -168,19 +167,37 @@ class _EncoderAlone(Attaching):
         )
 
 
-class _FillMask(_EncoderAlone):
-    def put(self, result: Any, readings: list[Reading], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
+class _OfPositions(_EncoderAlone):
+    """Results that stand at positions, each of a class of its own, known when the pipeline is done."""
+
+    @classmethod
+    def check_target(cls, model: Any, options: Options) -> None:
+        super().check_target(model, options)
+        if options.output_position != "auto":
+            raise OptionError(
+                f"each result of this pipeline is explained where it stands, got output_position="
+                f"{options.output_position!r}; call Attributor(pipe.model, pipe.tokenizer) for another position"
+            )
+
+    def read(self, forward: Any, inputs: Mapping[str, Any], tokens: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        if self.attnflow.options.kind.needs_target:
+            return forward(), samples_of(inputs, tokens)
+        return super().read(forward, inputs, tokens)
+
+
+class _FillMask(_OfPositions):
+    def put(self, result: Any, readings: list[Any], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
         ids = readings[0].tokens.input_ids
-        masks = np.flatnonzero(ids == self.tokenizer.mask_token_id)
+        masks = np.flatnonzero(ids == self.tokenizer.mask_token_id).tolist()
         rows = [result] if len(masks) == 1 else result
-        for position, row in zip(masks, rows, strict=True):
-            attribution = self.attnflow.explain(readings[0], int(position))
+        found = self.attnflow.explain_each(readings[0], masks, [row[0]["token"] for row in rows])
+        for attribution, row in zip(found, rows, strict=True):
             for each in row:
                 each["attributions"] = attribution
         return result
 
 
-class _TokenClassification(_EncoderAlone):
+class _TokenClassification(_OfPositions):
     def _finish(self, args: tuple[Any, ...], options: dict[str, Any], outputs: Any) -> Any:
         own = [dict(chunk) for chunk in outputs]
         for chunk in own:
@@ -188,16 +205,36 @@ class _TokenClassification(_EncoderAlone):
                 chunk["offset_mapping"] = chunk["offset_mapping"].clone()
         return super()._finish(args, options, own)
 
-    def put(self, result: Any, readings: list[Reading], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
+    def put(self, result: Any, readings: list[Any], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
         sentence = outputs[0]["sentence"]  # the others have none
         several = len(outputs) > 1
         by_chunk = [finish([{**chunk, "sentence": sentence}]) for chunk in outputs] if several else []
+        own: dict[int, list[Any]] = {}
         for entity in result:
-            chunk = chunk_of(entity, by_chunk) if several else 0
-            mask = outputs[chunk].get("attention_mask")
-            positions = positions_of(entity, readings[chunk], None if mask is None else mask[0])
-            entity["attributions"] = self.attnflow.explain_tokens(readings[chunk], positions)
+            own.setdefault(chunk_of(entity, by_chunk) if several else 0, []).append(entity)
+        for chunk, entities in own.items():
+            self._explain(entities, readings[chunk], outputs[chunk])
         return result
+
+    def _explain(self, entities: list[Any], read: Any, output: Mapping[str, Any]) -> None:
+        """Put attributions to the entities of a chunk, all of whose tokens are explained together."""
+        mask = output.get("attention_mask")
+        places = [positions_of(entity, read.tokens, None if mask is None else mask[0]) for entity in entities]
+        if self.attnflow.options.output_position != "auto":  # which is that of every entity
+            places = [positions[:1] for positions in places]
+        logits = output["logits"][0].float().numpy()
+        logits = logits if mask is None else logits[mask[0].bool().numpy()]
+        classes = [self._classes(*each, logits) for each in zip(entities, places, strict=True)]
+        found = iter(self.attnflow.explain_each(read, list(chain(*places)), list(chain(*classes))))
+        for entity, positions in zip(entities, places, strict=True):
+            entity["attributions"] = self.attnflow.mean([next(found) for _ in positions], positions)
+
+    def _classes(self, entity: Mapping[str, Any], positions: Sequence[int], logits: FloatArray) -> list[int]:
+        """Return the target of each of an entity's tokens; none where none is needed, or the options name it."""
+        options = self.attnflow.options
+        if not options.kind.needs_target or options.target is not None:
+            return []
+        return classes_of(entity, self.model, lambda label: self.get_tag(label)[1], logits[positions])
 
 
 class _ZeroShot(Attaching):

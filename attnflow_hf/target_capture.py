@@ -46,7 +46,8 @@ class TargetCapture:
         model: The model.
         tokenizer: Its tokenizer, or `None`.
         inputs: All inputs, by whose indices batches are asked for.
-        options: How; the target is one for all inputs, or a list with one for each.
+        options: How; the target is one for all inputs, or a list with one for each. So is the output position, where
+            the inputs do not tell.
 
     Raises:
         OptionError: There are more targets than inputs, or fewer.
@@ -64,6 +65,7 @@ class TargetCapture:
             self.read = list(inputs.decoders) or None
         self.has_decoder = bool(inputs.decoders) or any(sample.decoder is not None for sample in inputs.samples)
         self.asked = one_for_each(options.target, n_inputs)
+        self.positions: Sequence[Any] = inputs.positions or [options.output_position] * n_inputs
 
     def __call__(self, inputs: Mapping[str, torch.Tensor], indices: Sequence[int]) -> Capture:
         """Return what one forward and one backward pass gave of the inputs of these indices."""
@@ -83,7 +85,7 @@ class TargetCapture:
                     "grad_attention explains what a model says of the whole"
                 )
             is_causal = self.has_decoder or declares_causal(self.model)
-            asked = self.options.output_position
+            asked = self.positions[index]
             position = position_of_head(self.model, self.tokenizer, self.read[index], asked, is_causal)
         of_class = logits if position is None else logits[position]
         return target_of(self.model, self.tokenizer, of_class.detach(), self.asked[index], position)

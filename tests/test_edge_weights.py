@@ -1,7 +1,5 @@
 """Attributions on attention times gradient: graphs, flows and targets, from the user's call to the result."""
 
-import copy
-
 import networkx as nx
 import numpy as np
 import pyarrow.parquet as pq
@@ -380,15 +378,6 @@ def test_attached_encoder_decoder_classifiers():
         assert found.target.label == result["label"] == plain_result["label"]
         assert {"encoder", "decoder"} == set(found.alignment.parts)
         assert found.part("encoder").scores.max() > 0
-
-
-@pytest.mark.parametrize("task", ["fill-mask", "token-classification", "text-generation"])
-def test_pipelines_of_several_positions_are_refused(task):
-    heads = {"fill-mask": bert("BertForMaskedLM"), "token-classification": bert("BertForTokenClassification")}
-    tok = copy.deepcopy(tokenizer())  # text generation turns its padding round
-    pipe = pipeline(task, model=heads.get(task) or gpt2(), tokenizer=tok, device="cpu")
-    with pytest.raises(OptionError, match="several positions"):
-        attach(pipe, options=Options(edge_weights="grad_attention"))
 
 
 def test_runs_and_their_layer_graphs(tmp_path):

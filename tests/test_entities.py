@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from tokenizer_makers import wordpiece
 from transformers import TokenClassificationPipeline, pipeline
 
 from attnflow_hf import Attributor, attach
-from attnflow_hf.entities import chunk_of, positions_of
+from attnflow_hf.entities import chunk_of, classes_of, positions_of
 from attnflow_hf.errors import OptionError
 from attnflow_hf.tokens import Tokens
 
@@ -118,12 +116,25 @@ def test_positions_are_found_by_characters_or_by_the_index():
     tok = tokenizer()
     encoding = tok("the key the key").encodings[0]
     tokens = Tokens.from_encoding(encoding, np.ones(len(encoding.ids), bool), texts=("the key the key",))
-    reading = SimpleNamespace(tokens=tokens)
-    assert positions_of(entity(), reading, None) == [2]
-    assert positions_of(entity(start=0, end=11), reading, None) == [1, 2, 3]
-    assert positions_of(entity(index=3), reading, None) == [3]
-    assert positions_of(entity(index=5), reading, torch.tensor([0, 0, 1, 1, 1, 1, 1, 1])) == [3]
+    assert positions_of(entity(), tokens, None) == [2]
+    assert positions_of(entity(start=0, end=11), tokens, None) == [1, 2, 3]
+    assert positions_of(entity(index=3), tokens, None) == [3]
+    assert positions_of(entity(index=5), tokens, torch.tensor([0, 0, 1, 1, 1, 1, 1, 1])) == [3]
     with pytest.raises(OptionError, match="the entity 'key' was not found among the tokens"):
-        positions_of(entity(start=40, end=43), reading, None)
+        positions_of(entity(start=40, end=43), tokens, None)
     with pytest.raises(OptionError, match="use a fast tokenizer"):
-        positions_of(entity(start=None, end=None), reading, None)
+        positions_of(entity(start=None, end=None), tokens, None)
+
+
+def test_a_token_is_explained_as_the_likeliest_class_of_its_entity():
+    model = bert("BertForTokenClassification", id2label={0: "O", 1: "B-KEY", 2: "I-KEY", 3: "OLD"})
+    logits = np.array([[9.0, 2.0, 1.0, 8.0], [0.0, 3.0, 4.0, 5.0]])
+
+    def tag_of(label):
+        return label.rpartition("-")[2]
+
+    assert classes_of({"entity_group": "KEY"}, model, tag_of, logits) == [1, 2]
+    assert classes_of({"entity_group": "OLD"}, model, tag_of, logits) == [3, 3]
+    assert classes_of({"entity": "I-KEY"}, model, tag_of, logits[:1]) == [2]
+    with pytest.raises(OptionError, match=r"'key' has the label 'LOC', which is none .*: 'O', 'B-KEY', 'I-KEY', 'OLD'"):
+        classes_of(entity(entity_group="LOC"), model, tag_of, logits)
