@@ -19,7 +19,7 @@ from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import capturing
 from attnflow_hf.given import Given
-from attnflow_hf.grad_capture import GradCapture
+from attnflow_hf.grad_capture import GradCapture, outside_inference
 from attnflow_hf.inputs import NO_FEATURES, Sample
 from attnflow_hf.layer_capture import LayerCapture
 from attnflow_hf.options import Options
@@ -44,7 +44,7 @@ class Attached:
         """Return what the pipeline's own forward pass gives, and the reading of each row.
 
         Args:
-            forward: The pass.
+            forward: The pass, of a dictionary of tensors.
             inputs: What it reads, tensors by name.
             tokens: Each row's, without padding; `None` for images.
 
@@ -62,7 +62,7 @@ class Attached:
             layers = LayerCapture(model, report, store, inputs.get("attention_mask"), self.options.edge_weights)
             with layers.capturing(), ExitStack() as stack:
                 decoder_ids = stack.enter_context(decoder_watched(model, layers.recorder)) if with_decoder else []
-                outputs = forward()
+                outputs = forward(inputs)
             captured = layers.finish(outputs.get("logits"))
             return outputs, [
                 self._reading(captured, row, inputs, known, decoder_ids) for row, known in enumerate(tokens)
@@ -71,7 +71,7 @@ class Attached:
         recorder = Recorder(store.receive, heads, block_size=report.block_size, has_sinks=report.has_sinks)
         with capturing(model, report, recorder), ExitStack() as stack:
             decoder_ids = stack.enter_context(decoder_watched(model, recorder)) if with_decoder else []
-            outputs = forward()
+            outputs = forward(inputs)
         captured = Capture(store.finished(), outputs.get("logits"), report, model.dtype.itemsize < 4)
         rows = enumerate(tokens)
         return outputs, [self._reading(captured, row, inputs, known, decoder_ids) for row, known in rows]
@@ -95,7 +95,7 @@ class Attached:
 
         with grads.capturing(), ExitStack() as stack:
             decoder_ids = stack.enter_context(decoder_watched(model, grads.recorder)) if report.has_decoder else []
-            outputs = forward()
+            outputs = forward(outside_inference(inputs))
             captured = grads.finish(outputs.get("logits"), find)
         for name, value in outputs.items():
             outputs[name] = value.detach() if isinstance(value, torch.Tensor) else value

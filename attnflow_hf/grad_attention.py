@@ -49,6 +49,8 @@ class GradRecorder(Recorder):
         leads through all of them that the target depends on, trained or not."""
         self.waiting: dict[int, tuple[torch.Size, torch.device]] = {}
         """The shape of the matrix of each attention that no gradient has reached."""
+        self.moved: set[int] = set()
+        """The attentions whose gradient is not zero everywhere, as it is past PyTorch's integer kernels."""
 
     def take(self, weights: torch.Tensor) -> None:
         """Wait for the gradient of one layer's whole `[batch, head, query, key]`."""
@@ -56,7 +58,9 @@ class GradRecorder(Recorder):
         self._wait(index, weights.shape[0], weights.shape[2], weights.shape[3], weights.device)
         kept = weights.detach()
         if weights.requires_grad:
-            weights.register_hook(lambda gradient: self.receive_product(index, self.reduce_product(kept, gradient)))
+            weights.register_hook(
+                lambda gradient: self.receive_product(index, self.reduce_product(index, kept, gradient))
+            )
 
     def attend(
         self,
@@ -95,21 +99,21 @@ class GradRecorder(Recorder):
             raise
         except RuntimeError as error:
             raise CaptureError(f"no gradients can be taken of {name}: {first_line(error)}; {advice}") from error
-        if len(self.waiting) == self.n_calls:
+        if not self.moved:
             raise CaptureError(
                 f"no gradient of the target reaches the attentions of {name} (are its weights quantized?); {advice}"
             )
 
     def fill_unreached(self) -> tuple[int, ...]:
         """Hand on zeros for the attentions that the targets do not depend on, and return which they are."""
-        unreached = tuple(sorted(self.waiting))
-        for index in unreached:
-            shape, device = self.waiting[index]
+        for index, (shape, device) in sorted(self.waiting.items()):
             self.put_matrix(index, torch.zeros(shape, device=device))
-        return unreached
+        return tuple(index for index in range(self.n_calls) if index not in self.moved)
 
-    def reduce_product(self, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def reduce_product(self, index: int, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Return attention times gradient `[batch, head, query, key]` with heads as one, nonnegative float32."""
+        if index not in self.moved and bool(gradient.any()):
+            self.moved.add(index)
         product = weights.float() * gradient.float()
         if self.relu == "before":
             product.relu_()
@@ -190,7 +194,7 @@ class _StreamedAttention:
             found = torch.autograd.grad(output, asked, of_output[part.samples, part.rows], allow_unused=True)
             if found[0] is None:
                 raise CaptureError(f"{type(self.module).__name__} returns other attention weights than it uses")
-            self.recorder.put(matrix, part, self.recorder.reduce_product(weights.detach(), found[0]))
+            self.recorder.put(matrix, part, self.recorder.reduce_product(self.index, weights.detach(), found[0]))
             for total, new in zip(part.of(sums).values(), found[1:], strict=True):
                 if new is not None:
                     total.add_(new)

@@ -67,8 +67,7 @@ def capture_gradients(
             "can pass them; load it outside"
         )
     with torch.inference_mode(False):
-        inputs = {name: value.clone() if value.is_inference() else value for name, value in inputs.items()}
-        inputs = with_additive_mask(inputs, model)
+        inputs = with_additive_mask(outside_inference(inputs), model)
     report = report_on(model, with_decoder="decoder_input_ids" in inputs, like=inputs)
     if model.config.is_encoder_decoder and not report.has_decoder:
         raise OptionError(
@@ -79,6 +78,12 @@ def capture_gradients(
     with grads.capturing():
         logits = call(runner_of(model, report.has_decoder), inputs).get("logits")
         return grads.finish(logits, find_targets)
+
+
+def outside_inference(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return inputs that gradients can be taken of, copies of those that were made in `torch.inference_mode()`."""
+    with torch.inference_mode(False):
+        return {name: value.clone() if value.is_inference() else value for name, value in inputs.items()}
 
 
 class GradCapture:

@@ -122,7 +122,9 @@ class Attaching:
         tokens = _as_list(model_inputs.pop(_KEY))
         inputs = {name: value for name, value in model_inputs.items() if isinstance(value, torch.Tensor)}
         own_forward = super()._forward  # type: ignore[misc]
-        outputs, readings = self.read(lambda: own_forward(model_inputs, **options), inputs, tokens)
+        outputs, readings = self.read(
+            lambda read: own_forward(type(model_inputs)({**model_inputs, **read}), **options), inputs, tokens
+        )
         kept = {name: value for name, value in outputs.items() if name not in _ATTENTIONS}
         return type(outputs)({**kept, _KEY: readings})
 
@@ -181,7 +183,7 @@ class _OfPositions(_EncoderAlone):
 
     def read(self, forward: Any, inputs: Mapping[str, Any], tokens: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
         if self.attnflow.options.kind.needs_target:
-            return forward(), samples_of(inputs, tokens)
+            return forward(inputs), samples_of(inputs, tokens)
         return super().read(forward, inputs, tokens)
 
 

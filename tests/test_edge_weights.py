@@ -1,5 +1,7 @@
 """Attributions on attention times gradient: graphs, flows and targets, from the user's call to the result."""
 
+import copy
+
 import networkx as nx
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from transformers import pipeline
 from attnflow_hf import Attribution, Attributor, LayerGraph, Options, attach, flow, rollout, run_dataset
 from attnflow_hf.capture_report import CROSS, DECODER, ENCODER
 from attnflow_hf.edge_weights import EDGE_WEIGHTS
-from attnflow_hf.errors import AttnFlowError, OptionError, PositionError
+from attnflow_hf.errors import AttnFlowError, OptionError, PositionError, TokenizerError
 from attnflow_hf.evaluation import (
     agreement_with_randomized,
     evaluate_faithfulness,
@@ -541,6 +543,58 @@ ON_GRADS = {"edge_weights": "grad_attention"}
 def test_bad_options(attributor, options, error, message):
     with pytest.raises(error, match=message):
         attributor(TEXT, **options)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        (20_000, PositionError, r"target 20000 is outside of the model's classes: it has \d+ token ids"),
+        ("no such token", OptionError, "target 'no such token' is not one token of this tokenizer; give a token or"),
+        ("zebra", OptionError, "target 'zebra' is not one token of this tokenizer"),
+    ],
+)
+@pytest.mark.parametrize("model", ["causal", "masked"])
+def test_unknown_tokens(model, target, error, message):
+    attributor = Attributor(gpt2() if model == "causal" else bert("BertForMaskedLM"), tokenizer())
+    with pytest.raises(error, match=message):
+        attributor("the [MASK] is old", target=target, **ON_GRADS)
+
+
+def test_a_token_by_name_needs_a_tokenizer():
+    with pytest.raises(TokenizerError, match="target 'key' needs a tokenizer to be a token; give the token's id"):
+        Attributor(gpt2())({"input_ids": [[5, 6, 7]]}, target="key", **ON_GRADS)
+
+
+def explained(attributor, way):
+    """Attributions of one text, by one of the ways to get them."""
+    if way == "call":
+        return [attributor(TEXT, **GRADS)]
+    if way == "generate":
+        return attributor.generate(TEXT, max_new_tokens=3, method="rollout", options=Options(**GRADS))
+    task = "text-generation" if way == "generation pipeline" else "text-classification"
+    pipe = pipeline(task, model=attributor.model, tokenizer=copy.deepcopy(attributor.tokenizer), device="cpu")
+    found = attach(pipe, method="rollout", options=Options(**GRADS))
+    (result,) = found(TEXT, **({"max_new_tokens": 3, "do_sample": False} if way == "generation pipeline" else {}))
+    return result["attributions"] if way == "generation pipeline" else [result["attributions"]]
+
+
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("way", ["call", "generate", "generation pipeline", "classification pipeline"])
+def test_wherever_it_is_called_parameters_stay_as_they_were(way, around):
+    model = bert(**LABELS) if way in ("call", "classification pipeline") else gpt2()
+    attributor = Attributor(model, tokenizer(template="") if "generat" in way else tokenizer())
+    parameters = list(model.parameters())
+    parameters[0].grad = torch.ones_like(parameters[0])
+    parameters[1].requires_grad_(False)
+    wanted = explained(attributor, way)
+    with around():
+        found = explained(attributor, way)
+    for one, other in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+        assert one.scores.max() > 0
+    assert torch.equal(parameters[0].grad, torch.ones_like(parameters[0]))
+    assert all(each.grad is None for each in parameters[1:])
+    assert [each.requires_grad for each in parameters] == [index != 1 for index in range(len(parameters))]
 
 
 @pytest.mark.parametrize("position", ["mean", "all"])

@@ -354,13 +354,48 @@ class IntegerLinear(torch.nn.Linear):
             return super().forward(states)
 
 
-def test_quantized_weights_are_refused():
-    model = bert()
+class ZeroOnTheWayBack(torch.autograd.Function):
+    """Gives the gradient zero, as PyTorch's own int8 kernels do."""
+
+    @staticmethod
+    def forward(ctx, states, weight, bias):
+        ctx.save_for_backward(states)
+        return torch.nn.functional.linear(states, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.zeros_like(ctx.saved_tensors[0]), None, None
+
+
+class DynamicLinear(torch.nn.Linear):
+    """A linear layer past which each gradient is zero."""
+
+    def forward(self, states):
+        return ZeroOnTheWayBack.apply(states, self.weight, self.bias)
+
+
+@pytest.mark.parametrize("name", ["bert", "bloom"])
+@pytest.mark.parametrize("linear", [IntegerLinear, DynamicLinear])
+def test_quantized_weights_are_refused(linear, name):
+    model = bert() if name == "bert" else BY_NAME[name].build()
+    find = of_classes(1, 0) if name == "bert" else at_positions((9, 6), (11, 4))
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.__class__ = IntegerLinear
+            module.__class__ = linear
     with pytest.raises(CaptureError, match=r"no gradient of the target reaches .*quantized.*load it in float32"):
-        capture_gradients(model, INPUTS, of_classes(1, 0))
+        capture_gradients(model, INPUTS, find)
+
+
+def test_layers_below_one_that_gives_no_gradient_are_named():
+    model = bert()
+    model.bert.encoder.layer[1].output.dense.__class__ = DynamicLinear
+    assert capture_gradients(model, INPUTS, of_classes(1, 0)).unreached == ()  # the residual connection goes round it
+    model.bert.encoder.layer[1].register_forward_hook(
+        lambda module, args, output: ZeroOnTheWayBack.apply(output, torch.eye(32), None)
+    )
+    found = capture_gradients(model, INPUTS, of_classes(1, 0))
+    assert found.unreached == (0, 1)
+    assert [bool(matrix.any()) for matrix in found.matrices] == [False, False, True]
 
 
 def test_gradients_that_are_not_finite_are_refused():
