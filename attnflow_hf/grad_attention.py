@@ -15,6 +15,12 @@ from attnflow_hf.attentions import HeadReduction
 from attnflow_hf.errors import AttnFlowError, CaptureError, first_line
 from attnflow_hf.query_blocks import Part
 
+FLOAT16_SCALE = 2.0**6
+"""The gradient of a target in float16, whose least number is 6e-8: of attention in long texts many are smaller and
+would be lost. Of a trained BERT on 500 tokens the products of the lower layers are off by 5 to 9 % without (Frobenius
+norm, from float32 with the same weights), by 0.3 to 0.4 % from 16 on; at 2^14 gradients of a small trained Llama
+overflow. bfloat16 has float32's exponents and loses none: its errors of up to 6 % are the rounding to 8 bits."""
+
 
 class GradRecorder(Recorder):
     """Takes attention times gradient, layer by layer as the gradients come: the highest layer first.
@@ -28,6 +34,7 @@ class GradRecorder(Recorder):
         relu: Whether negative numbers become zero `"after"` that or `"before"`.
         block_size: As of a `Recorder`.
         has_sinks: As of a `Recorder`.
+        scale: The gradient of a target; what is handed on is that of 1. A power of two, so that no digit changes.
     """
 
     def __init__(
@@ -39,11 +46,12 @@ class GradRecorder(Recorder):
         relu: str,
         block_size: int | None,
         has_sinks: bool,
+        scale: float = 1.0,
     ) -> None:
         """Take note of what is wanted."""
         super().__init__(lambda _: None, head_reduction, block_size=block_size, has_sinks=has_sinks)
         self.check, self.put_matrix = check, put
-        self.relu = relu
+        self.relu, self.scale = relu, scale
         self.leaf = torch.zeros((), requires_grad=True)
         """What a gradient is asked of. Each streamed attention takes it beside its own inputs, so that the way back
         leads through all of them that the target depends on, trained or not."""
@@ -94,7 +102,7 @@ class GradRecorder(Recorder):
         advice = "load it in float32, with weights that gradients can pass"
         try:
             if targets.requires_grad:
-                torch.autograd.grad(targets.sum(), [self.leaf], allow_unused=True)
+                torch.autograd.grad(targets, [self.leaf], torch.full_like(targets, self.scale), allow_unused=True)
         except (AttnFlowError, torch.OutOfMemoryError):
             raise
         except RuntimeError as error:
@@ -114,7 +122,7 @@ class GradRecorder(Recorder):
         """Return attention times gradient `[batch, head, query, key]` with heads as one, nonnegative float32."""
         if index not in self.moved and bool(gradient.any()):
             self.moved.add(index)
-        product = weights.float() * gradient.float()
+        product = (weights.float() * gradient.float()).mul_(1 / self.scale)
         if self.relu == "before":
             product.relu_()
         reduced = self.reduce_heads(product).relu_()

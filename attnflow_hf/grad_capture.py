@@ -16,7 +16,7 @@ from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.edge_weights import RELU
 from attnflow_hf.errors import CaptureError, OptionError, check_choice
 from attnflow_hf.forward_pass import call, capturing
-from attnflow_hf.grad_attention import GradRecorder
+from attnflow_hf.grad_attention import FLOAT16_SCALE, GradRecorder
 from attnflow_hf.targets import Target, check_logits
 
 FindTargets = Callable[[torch.Tensor], Sequence[Target]]
@@ -109,6 +109,7 @@ class GradCapture:
             relu=relu,
             block_size=report.block_size,
             has_sinks=report.has_sinks,
+            scale=FLOAT16_SCALE if model.dtype == torch.float16 else 1.0,
         )
 
     @contextmanager
