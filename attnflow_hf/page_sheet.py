@@ -262,10 +262,15 @@ def _words(tokens: Tokens) -> list[Any] | None:
 
 
 def _series(attributions: Sequence[Explained]) -> list[Any]:
-    """Return a name and the indices of the attributions that differ in nothing but layer and output position."""
+    """Return a name and the indices of the attributions that differ in nothing but layer and output position.
+
+    Where each explains what it predicts, as generated tokens do, their targets do not set them apart.
+    """
     groups: dict[tuple[Any, ...], list[int]] = {}
+    are_own = all(getattr(each, "target", None) == getattr(each, "prediction", None) for each in attributions)
     for index, each in enumerate(attributions):
-        groups.setdefault((each.method, *(_setting(each, name) for name in _SETTINGS)), []).append(index)
+        settings = (None if name == "target" and are_own else _setting(each, name) for name in _SETTINGS)
+        groups.setdefault((each.method, *settings), []).append(index)
     return [[_name(key, [other for other in groups if other[0] == key[0]]), groups[key]] for key in groups]
 
 

@@ -20,7 +20,7 @@ from contrast import contrast
 from graph_makers import MAKERS
 from test_attribution import check_equal
 
-from attnflow_hf import Attribution, Attributor, LayerGraph, Page, flow, rollout
+from attnflow_hf import Attribution, Attributor, LayerGraph, Options, Page, flow, rollout, run_dataset
 from attnflow_hf.html import page_data
 from attnflow_hf.packing import pack
 from attnflow_hf.run_page import page_of_run
@@ -161,6 +161,17 @@ def test_edge_weights_and_their_target_are_chosen_and_told(show: Open) -> None:
         by = page.locator(".by").inner_text()
         assert by == f"flow, target {each.target.label}, on grad_attention, layer 5"
     assert "on grad_attention" in page.locator(".facts").inner_text()
+
+
+def test_rows_of_a_run_tell_their_targets(show: Open, tmp_path: Path) -> None:
+    rows = [{"id": 1, "text": "the keys to the cabinet"}, {"id": 2, "text": "the author of the books"}]
+    options = Options(edge_weights="grad_attention")
+    run_dataset(rows, Attributor.from_pretrained(), tmp_path / "run", method="raw", options=options, progress=False)
+    told = show(page_of_run(tmp_path / "run").to_html()).locator(".facts").all_inner_texts()
+    assert [re.split(r"\s+\u00b7\s+", each) for each in told] == [
+        ["on grad_attention", "target plural", "id 1"],
+        ["on grad_attention", "target singular", "id 2"],
+    ]
 
 
 def test_words_are_sums(show: Open) -> None:
@@ -594,8 +605,6 @@ def test_a_notebook_that_runs_scripts_its_own_way(show: Open, bert: Attributor) 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory, bert: Attributor) -> Path:
-    from attnflow_hf import run_dataset
-
     folder = tmp_path_factory.mktemp("run") / "flows"
     words = TEXT.split()
     texts = [" ".join(words[: 1 + number % len(words)]) for number in range(45)]

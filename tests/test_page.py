@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_attribution import KINDS, check_equal, make, tokens_of
+from transformers import GenerationConfig
 
 from attnflow_hf import Attribution, Attributor, LayerGraph, Options, Page, explained_page, flow
 from attnflow_hf import page as page_module
@@ -296,3 +297,15 @@ def test_a_page_shows_itself_in_notebooks(bert: Attributor) -> None:
     assert repr(page) == f"Page({bert.model_name!r}, 1 texts)"
     with torch.no_grad():
         assert isinstance(page.attributions[0], Attribution)
+
+
+def test_generated_tokens_are_positions_of_one_choice_each_its_own_target() -> None:
+    attributor = Attributor(tiny_models.gpt2(), tiny_models.tokenizer(template=""))
+    options = Options(edge_weights="grad_attention")
+    config = GenerationConfig(eos_token_id=[], pad_token_id=0)
+    found = attributor.generate(
+        "the key", max_new_tokens=4, generation_config=config, method="rollout", options=options
+    )
+    assert len({each.target.label for each in found if each.target}) > 1
+    sheet = page_data(Page.of(found).to_html())["sheets"][0]
+    assert sheet["shown"]["series"] == [["rollout", [0, 1, 2, 3]]]

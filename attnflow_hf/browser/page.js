@@ -198,11 +198,12 @@ function basis({edge_weights: kind, target}) {
   return kind === "attention" ? [] : [`on ${kind}`, ...(target ? [`target ${target.label}`] : [])];
 }
 
-function facts({columns}, {longest}) {
+function facts({columns, attributions}, {longest}) {
   const pairs = Object.entries(columns).map(([name, value]) => `${name} ${value}`);
   const settings = [`heads: ${longest.head_reduction}`, `normalized by: ${longest.normalize}`,
     `special tokens: ${longest.special_tokens}`];
-  const told = [...basis(longest).slice(0, 1), ...(pairs.length ? pairs : settings)];
+  const isShared = attributions.every(({target}) => target?.label === longest.target?.label);
+  const told = [...basis(longest).slice(0, isShared ? 2 : 1), ...(pairs.length ? pairs : settings)];
   return make("p", {class: "facts small"}, told.join("  \u00b7  "));
 }
 
