@@ -54,8 +54,11 @@ def explain(
     format: Annotated[Literal["table", "json", "html"], typer.Option(help="How the result is given.")] = "table",
     output: Annotated[Path | None, typer.Option(help="Write to this file instead of standard output.")] = None,
     edge_weights: Annotated[
-        Literal["attention", "grad_attention"],
-        typer.Option(help="'grad_attention': attention times its gradient, for one class; far truer to the model."),
+        str,
+        typer.Option(
+            help="'attention'; 'grad_attention': attention times its gradient, for one class, far truer to the model; "
+            "'alti', 'norms'; or a function of your own, 'module:function'."
+        ),
     ] = "attention",
     target: Annotated[
         str | None,
@@ -65,7 +68,8 @@ def explain(
         str, typer.Option(help="'auto', 'mean', 'sum', 'max', 'min', a head, or the mean of some: 0,3.")
     ] = "auto",
     residual_weight: Annotated[
-        str, typer.Option(help="The share of the residual connection, 0 to 1; 'unlimited' for flow; or 'auto'.")
+        str,
+        typer.Option(help="The share of the residual connection, 0 to 1; 'unlimited' for flow; 'measured'; 'auto'."),
     ] = "auto",
     normalize_rows: Annotated[
         Literal["auto", "yes", "no"], typer.Option(help="Divide rows of edge weights by their sums.")

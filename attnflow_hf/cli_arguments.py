@@ -9,7 +9,11 @@ import typer
 from attnflow_hf.errors import OptionError, check_choice
 
 _POSITIONS: dict[str, Literal["auto", "mean"]] = {"auto": "auto", "mean": "mean"}
-_RESIDUALS: dict[str, Literal["auto", "unlimited"]] = {"auto": "auto", "unlimited": "unlimited"}
+_RESIDUALS: dict[str, Literal["auto", "measured", "unlimited"]] = {
+    "auto": "auto",
+    "measured": "measured",
+    "unlimited": "unlimited",
+}
 
 
 def parse_position(value: str) -> int | Literal["auto", "mean"]:
@@ -26,7 +30,7 @@ def parse_position(value: str) -> int | Literal["auto", "mean"]:
         ) from None
 
 
-def parse_residual(value: str) -> float | Literal["auto", "unlimited"]:
+def parse_residual(value: str) -> float | Literal["auto", "measured", "unlimited"]:
     """Return a residual weight.
 
     Raises:
@@ -40,7 +44,8 @@ def parse_residual(value: str) -> float | Literal["auto", "unlimited"]:
         number = -1.0
     if not 0 <= number <= 1:
         raise typer.BadParameter(
-            f"{value!r} is neither a number from 0 to 1 nor 'auto' or 'unlimited'", param_hint="'--residual-weight'"
+            f"{value!r} is neither a number from 0 to 1 nor 'auto', 'measured' or 'unlimited'",
+            param_hint="'--residual-weight'",
         )
     return number
 

@@ -198,6 +198,9 @@ def test_a_wrong_command_line_exits_with_2(arguments: tuple[str, ...], message: 
         ((TEXT, "--layer", "9"), "layer 9 is out of range: there are 2, so use -2 to 1"),
         ((TEXT, "--output-position", "99"), "output_position 99 is out of range"),
         ((TEXT, "--method", "flow", "--backend", "gpu"), "unknown backend of flow 'gpu'; choose one of 'auto', "),
+        ((TEXT, "--edge-weights", "grads"), "unknown edge_weights 'grads'; choose one of 'alti', 'attention', 'grad_"),
+        ((TEXT, "--edge-weights", "no_such:module"), "names no function that can be imported"),
+        ((TEXT, "--residual-weight", "measured"), "'attention' do not measure the residual's share"),
         (("",), "the text is empty: it has no token but special ones"),
         (("-",), "the text is empty"),
         (("a \udcff",), "the text is not valid Unicode: it has a lone surrogate '\\udcff'"),
@@ -321,6 +324,25 @@ def test_each_option_of_gradients_reaches_the_result(
     assert values == small_attributor()(TEXT, method="flow", **options).to_dict()
     assert values[name] == value
     assert values["scores"] != values_of(run, *own)["scores"]
+
+
+@pytest.mark.parametrize("kind", ["alti", "norms"])
+def test_other_edge_weights_reach_the_result(kind: str, run: Run) -> None:
+    values = values_of(run, *FLOW, "--edge-weights", kind, "--residual-weight", "measured")
+    wanted = small_attributor()(TEXT, method="flow", backend="networkx", edge_weights=kind)
+    assert values == wanted.to_dict()
+    assert (values["edge_weights"], values["residual_weight"]) == (kind, "measured")
+
+
+def test_edge_weights_of_ones_own_reach_the_result(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "def value_norms(layer):\n    return (layer.attention * layer.values.norm(dim=-1)[:, None]).mean(dim=0)\n"
+    (tmp_path / "weights_of_a_test.py").write_text(lines, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("attnflow_hf.edge_weights.EDGE_WEIGHTS", dict(EDGE_WEIGHTS))
+    place = "weights_of_a_test:value_norms"
+    values = values_of(run, *FLOW, "--edge-weights", place)
+    assert values == small_attributor()(TEXT, method="flow", backend="networkx", edge_weights=place).to_dict()
+    assert values["edge_weights"] == place
 
 
 def test_rows_of_attention_may_stay_as_they_come(run: Run) -> None:
@@ -459,7 +481,6 @@ def test_a_folder_that_is_missing_is_named(run: Run, tmp_path: Path) -> None:
     ("option", "valid"),
     [
         ("method", (*METHODS, "all")),
-        ("edge_weights", tuple(EDGE_WEIGHTS)),
         ("relu", RELU),
         ("keep", KEEP),
         ("normalize", NORMALIZATIONS),
