@@ -180,7 +180,7 @@ def test_the_parts_sum_to_the_blocks_output_or_the_model_is_refused(architecture
         assert captured.residuals == ()
         assert not captured.are_attention
         return
-    with pytest.raises(CaptureError, match="Choose edge_weights='attention' or|cannot read") as caught:
+    with pytest.raises(CaptureError, match=r"Choose edge_weights='attention' or|cannot read") as caught:
         capture_layers(model, inputs, "law")
     assert REFUSED.get(architecture.name, "") in str(caught.value)
 
