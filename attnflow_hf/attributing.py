@@ -68,19 +68,48 @@ def attribute_each(
     Raises:
         AttnFlowError: One of its children says what came, what is needed and what to do.
     """
+    asked = [(methods, options)]
+    yield from attribute_variously(wrapped, inputs, asked, options, lambda reading, found: finish(reading, found[0]))
+
+
+def attribute_variously(
+    wrapped: Wrapped,
+    inputs: Given,
+    asked: Sequence[tuple[Sequence[str], Options]],
+    options: Options,
+    finish: Callable[[Reading, list[dict[str, Attribution]]], Result],
+) -> Iterator[tuple[int, Result]]:
+    """Yield the index of each input, and what `finish` makes of it and of methods that have options of their own.
+
+    Args:
+        wrapped: The model and its tokenizer.
+        inputs: What `given` made of texts or an encoding.
+        asked: Methods, each group with its options; there may be none.
+        options: Those of the forward pass, which all share. The others may differ from it in what comes after the
+            pass: `layer`, `residual_weight`, `normalize_rows`, `backend`, `n_permutations` and `seed`.
+        finish: As for `attribute_each`, with the attributions of each group.
+
+    Raises:
+        AttnFlowError: One of its children says what came, what is needed and what to do.
+    """
     folds = options.keep == "rollout"
-    backends = backends_of(methods, "auto" if folds else options.backend)
-    for method in methods:
-        options.residual_of(method)
-    if folds and list(backends) != ["rollout"]:
-        raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
+    plans = [(own, backends_of(methods, "auto" if folds else own.backend)) for methods, own in asked]
+    for own, backends in plans:
+        for method in backends:
+            own.residual_of(method)
+        if folds and list(backends) != ["rollout"]:
+            methods = list(backends)
+            raise OptionError(f"keep='rollout' keeps no layers, so it serves method='rollout' alone, got {methods}")
     work_of_texts = _work_of_layer([len(sample) for sample in inputs.samples], options)
 
     def explain(read: tuple[int, Reading]) -> tuple[int, Result]:
         index, reading = read
-        work = _work(reading, work_of_texts or _work_of_layer([len(reading.tokens)], options), options)
-        chosen = {name: "fold" if folds else choose_backend(name, asked, work) for name, asked in backends.items()}
-        found = {name: score(reading, wrapped, name, backend, options)[0] for name, backend in chosen.items()}
+        of_layer = work_of_texts or _work_of_layer([len(reading.tokens)], options)
+        found = []
+        for own, backends in plans:
+            work = _work(reading, of_layer, own)
+            chosen = {name: "fold" if folds else choose_backend(name, each, work) for name, each in backends.items()}
+            found.append({name: score(reading, wrapped, name, backend, own)[0] for name, backend in chosen.items()})
         return index, finish(reading, found)
 
     readings = _read(wrapped, inputs, options)

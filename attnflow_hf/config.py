@@ -57,6 +57,7 @@ _NOT_OF_RUN = {
     "split",
     "progress",
 }  # sections, or of the command
+_BESIDE = {"scorer": ("options", "layer"), "compared_with": ("scorer", "options", "layer")}  # what they speak of
 _SHORT = {"model": "name", "dataset": "path"}  # a section may be given by this key's value alone
 
 
@@ -261,7 +262,8 @@ def _run_faults(top: Mapping[str, Any]) -> Iterator[str]:
 
 def _evaluation_faults(evaluation: Evaluation, top: Mapping[str, Any]) -> Iterator[str]:
     asked = {field.name: top[field.name] for field in fields(evaluation.settings) if field.name in top}
-    yield from choice_faults(_made_by(evaluation.settings, evaluation.function, special_tokens="drop"), asked)
+    make = _made_by(evaluation.settings, evaluation.function, special_tokens="drop")
+    yield from choice_faults(make, asked, beside=_BESIDE)
     for check in (check_sharding, check_cost_rows):
         own = {name: top[name] for name in inspect.signature(check).parameters if name in top}
         yield from choice_faults(check, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,19 +40,29 @@ def key_faults(section: str, values: Mapping[Any, Any], sections: Mapping[str, M
         yield f"(the keys{' of ' + section if section else ''} are {', '.join([*types, *others])})"
 
 
-def choice_faults(make: Callable[..., object], values: Mapping[str, Any], section: str = "") -> Iterator[str]:
+def choice_faults(
+    make: Callable[..., object],
+    values: Mapping[str, Any],
+    section: str = "",
+    beside: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Iterator[str]:
     """Yield a line for each value that a checked dataclass refuses.
 
     Args:
         make: The dataclass; it raises `OptionError` for the first fault.
         values: The fields that the config gives.
         section: In which section they stand.
+        beside: What some of them, found by name, can be judged with alone.
     """
     whole = _refusal(make, values)
     if whole is None:
         return
-    alone = {name: _refusal(make, {name: value}) for name, value in values.items()}
-    named = [f"{dotted(section, name)}: {refusal}" for name, refusal in alone.items() if refusal is not None]
+    refusals: dict[str, str] = {}
+    for name in sorted(values, key=lambda each: len(beside.get(each, ()))):  # first what others are judged with
+        asked = {each: values[each] for each in (name, *beside.get(name, ())) if each in values}
+        if (refusal := _refusal(make, asked)) is not None:
+            refusals.setdefault(refusal, name)
+    named = [f"{dotted(section, name)}: {refusal}" for refusal, name in refusals.items()]
     yield from named or [f"{section}: {whole}" if section else whole]
 
 
@@ -71,8 +81,14 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(map(repr, arguments))
     if origin is Sequence:
-        return f"a list of {_WORDS[arguments[0]][1]}"
+        return f"a list of {_describe_several(arguments[0])}"
     return "a mapping" if origin is Mapping else str(hint)
+
+
+def _describe_several(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_describe_several, get_args(hint)))
+    return "mappings" if get_origin(hint) is Mapping else _WORDS[hint][1]
 
 
 def dotted(section: str, key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -172,11 +172,32 @@ def test_the_keys_of_evaluations_are_the_keywords_of_their_functions(tmp_path: P
             {"evaluation": "faithfulness", "bins": [0.1, "x"], "scorer": ["raw", "gradient"], "shard_size": 0},
             [
                 'bins: [0.1, "x"]; needed: a list of numbers',
-                "scorer: unknown scorer 'gradient'; choose one of 'blank_out', 'flow', 'flow_shapley', "
+                "scorer: unknown scorer 'gradient'; choose one of 'blank_out', 'column_sum', 'flow', 'flow_shapley', "
                 "'gradient_x_input', 'input_gradient', 'integrated_gradients', 'random', 'raw', 'rollout' "
                 "(did you mean 'input_gradient'?)",
                 "shard_size: shard_size must be a positive integer, got 0",
             ],
+        ),
+        (
+            {"evaluation": "faithfulness", "scorer": ["raw", {"method": "flow", "name": 3}], "n_points": 0},
+            [
+                "n_points: n_points must be a positive integer, got 0",
+                "scorer: a scorer's name must be a text, and that of one method, got {'method': 'flow', 'name': 3}",
+            ],
+        ),
+        (
+            {
+                "evaluation": "faithfulness",
+                "options": {"edge_weights": "grad_attention"},
+                "scorer": ["raw", {"method": "flow", "target": 1, "name": "flow of 1"}],
+                "compared_with": "flow of 1",
+                "n_points": 0,
+            },
+            ["n_points: n_points must be a positive integer, got 0"],
+        ),
+        (
+            {"evaluation": "faithfulness", "scorer": 3},
+            ["scorer: 3; needed: a text or a list of texts or mappings"],
         ),
         ({"evaluation": "plausibility"}, ["dataset.format: missing; every run needs it"]),
         (
@@ -414,6 +435,7 @@ def test_overrides_of_unknown_keys_are_told(tmp_path: Path, key: str) -> None:
 def test_types_in_words() -> None:
     assert describe(str | int | Sequence[int]) == "a text or a whole number or a list of whole numbers"
     assert describe(Literal["a", "b"] | None) == "'a', 'b' or null"
+    assert describe(Sequence[str | Mapping[str, Any]]) == "a list of texts or mappings"
     assert describe(float | bool) == "a number or true or false"
 
 

@@ -13,7 +13,7 @@ from attnflow_hf.evaluation.erased_texts import BINS
 from attnflow_hf.evaluation.evaluated import Drawn, HowRun, evaluate
 from attnflow_hf.evaluation.evaluation_report import EvaluationReport, Layout
 from attnflow_hf.evaluation.faithfulness_rows import FaithfulnessRows, FaithfulnessSettings
-from attnflow_hf.evaluation.scorers import scorings_of
+from attnflow_hf.evaluation.scorings import scorings_of
 from attnflow_hf.options import Options
 from attnflow_hf.run_files import Names
 from attnflow_hf.run_ray import RayOptions
@@ -30,7 +30,7 @@ def evaluate_faithfulness(
     sample: int | None = None,
     seed: int = 0,
     text_column: str = "text",
-    scorer: str | Sequence[str] = ("random", "raw", "rollout", "flow", "blank_out"),
+    scorer: str | Sequence[str | Mapping[str, Any]] = ("random", "raw", "rollout", "flow", "blank_out"),
     layer: int | Sequence[int] | Literal["all"] = -1,
     options: Options | None = None,
     compared_with: str | None = None,
@@ -75,11 +75,15 @@ def evaluate_faithfulness(
         text_column: The column of the texts.
         scorer: What gives the scores: `"raw"`, `"rollout"`, `"flow"`, `"flow_shapley"`; `"input_gradient"`,
             `"gradient_x_input"`, `"integrated_gradients"`; `"random"`, the floor; `"blank_out"`, leave-one-out with the
-            same replacement and output, the ceiling of what knows of single tokens; or a list of them.
+            same replacement and output, the ceiling of what knows of single tokens; `"column_sum"`, the edge weights
+            into a token, summed over layers and queries without paths, the floor of rollout and flow; or a list of
+            them. A list may hold mappings with a `method` (or a list of them) and what it has of its own: `layer` and
+            fields of `options` such as `edge_weights`, or `baseline`, `n_steps`, `signs`, `norm`, `embeddings`,
+            `replacement`; and the `name` that tables have, by default made of what differs.
         layer: Of the methods: an index, a list of them, or `"all"`.
-        options: `backend`, `head_reduction`, `residual_weight`, `n_permutations`, `seed` of the attributions.
-        compared_with: The scorer that the paired differences are from, a method of several layers layer by layer; by
-            default `"random"` where it is among the scorers, else none.
+        options: `edge_weights`, `head_reduction`, `residual_weight`, `backend`, ... of the attributions.
+        compared_with: The name of the scorer that the paired differences are from, one of several layers layer by
+            layer; by default `"random"` where it is among the scorers, else none.
         replacement: How tokens go: `"drop"`, or `"unk"`, `"mask"` or `"pad"` in their place.
         measured_output: `"probability"` or `"logit"` of the predicted class.
         special_tokens: `"drop"`: those that the tokenizer added are not ranked and stay; `"keep"`: like all others, but

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from datasets import Dataset
 
@@ -15,7 +15,7 @@ from attnflow_hf.evaluation.evaluation_report import EvaluationReport, Layout
 from attnflow_hf.evaluation.plausibility_metrics import METRICS
 from attnflow_hf.evaluation.plausibility_rows import PlausibilityRows, PlausibilitySettings, rationale_rows
 from attnflow_hf.evaluation.rationales import Rationale
-from attnflow_hf.evaluation.scorers import scorings_of
+from attnflow_hf.evaluation.scorings import scorings_of
 from attnflow_hf.options import Options
 from attnflow_hf.run_ray import RayOptions
 
@@ -29,7 +29,7 @@ def evaluate_plausibility(
     *,
     sample: int | None = None,
     seed: int = 0,
-    scorer: str | Sequence[str] = ("random", "raw", "rollout", "flow"),
+    scorer: str | Sequence[str | Mapping[str, Any]] = ("random", "raw", "rollout", "flow"),
     layer: int | Sequence[int] | Literal["all"] = -1,
     options: Options | None = None,
     compared_with: str | None = None,

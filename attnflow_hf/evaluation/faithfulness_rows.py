@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from attnflow_hf.evaluation.erased_texts import ErasedTexts, Erasing
 from attnflow_hf.evaluation.faithfulness_result import METRICS, Faithfulness
 from attnflow_hf.evaluation.measured_texts import SAMPLE_TEXT, MeasuredTexts
 from attnflow_hf.evaluation.scored_rows import Key, scored_rows, values_of
-from attnflow_hf.evaluation.scorers import RANDOM, ScorerSettings, Scoring, scores_of
+from attnflow_hf.evaluation.scorers import RANDOM, ScorerSettings
+from attnflow_hf.evaluation.scorings import Scoring, scores_of
 from attnflow_hf.evaluation.summary import Measured
 from attnflow_hf.inputs import Text
 from attnflow_hf.shards import Row
@@ -42,6 +43,10 @@ class FaithfulnessSettings(ScorerSettings):
         """Check all that can be checked without a data set and a model."""
         super().__post_init__()
         self.erasing  # noqa: B018 checks itself
+
+    def own_settings(self, method: str) -> tuple[str, ...]:
+        """Return which settings a scorer may have of its own; leave-one-out keeps its signs, as all that is ranked."""
+        return ("replacement",) if method == "blank_out" else super().own_settings(method)
 
     @property
     def erasing(self) -> Erasing:
@@ -96,8 +101,7 @@ class FaithfulnessRows(MeasuredTexts):
         texts = self._read(table)
         for scoring in self.scorings:
             if scoring.method != RANDOM:
-                own = {"method": scoring.method, "layer": scoring.layer}
-                yield own, texts, partial(self._scores, scorings=[scoring])
+                yield scoring.row, texts, partial(self._scores, scorings=[scoring])
 
     def _measured(self, known: pa.Table, scoring: Scoring, why: Sequence[str | None]) -> dict[Key, list[Measured]]:
         found: dict[Key, list[Measured]] = {}
@@ -111,9 +115,8 @@ class FaithfulnessRows(MeasuredTexts):
             found |= {_key(metric, share): each for share, each in zip(self.settings.erasing.shares, bins, strict=True)}
         return found
 
-    def _erased(self, texts: list[str]) -> ErasedTexts:
-        settings = self.settings
-        return ErasedTexts.of(self.attributor, list[Text](texts), settings.erasing, truncation=settings.truncation)
+    def _erased(self, texts: list[str], how: Erasing) -> ErasedTexts:
+        return ErasedTexts.of(self.attributor, list[Text](texts), how, truncation=self.settings.truncation)
 
     def _scores(
         self, texts: list[str], scorings: Sequence[Scoring], erased: ErasedTexts | None = None
@@ -123,9 +126,9 @@ class FaithfulnessRows(MeasuredTexts):
         found = scores_of(self.attributor, texts, others, self.settings)
         for each in scorings:
             if each.method in _BY_ERASING:
-                erased = erased or self._erased(texts)
-                is_random = each.method == RANDOM
-                found[each] = erased.random(self._seeds(texts)) if is_random else erased.leave_one_out()
+                how = replace(self.settings.erasing, replacement=each.scorer.settings.replacement)
+                own = erased if erased is not None and erased.how == how else self._erased(texts, how)
+                found[each] = own.random(self._seeds(texts)) if each.method == RANDOM else own.leave_one_out()
         return found
 
     def _seeds(self, texts: list[str]) -> list[tuple[int, ...]]:
@@ -139,7 +142,7 @@ class FaithfulnessRows(MeasuredTexts):
         return SAMPLE_TEXT
 
     def _rows(self, texts: list[str]) -> list[Row]:
-        erased = self._erased(texts)
+        erased = self._erased(texts, self.settings.erasing)
         scores, seeds = self._scores(texts, self.scorings, erased), self._seeds(texts)
         found = [erased.measure(scores[scoring], seeds) for scoring in self.scorings]
         return [self._row(of_text) for of_text in zip(*found, strict=True)]

@@ -25,7 +25,8 @@ from attnflow_hf.evaluation.plausibility_metrics import METRICS
 from attnflow_hf.evaluation.rationales import Rationale
 from attnflow_hf.evaluation.score_settings import IMPORTANCES, several
 from attnflow_hf.evaluation.scored_rows import Key, scored_rows, values_of
-from attnflow_hf.evaluation.scorers import RANDOM, ScorerSettings, Scoring, scores_of
+from attnflow_hf.evaluation.scorers import COLUMN_SUM, RANDOM, ScorerSettings
+from attnflow_hf.evaluation.scorings import Scoring, scores_of
 from attnflow_hf.evaluation.summary import Measured
 from attnflow_hf.shards import Row
 from attnflow_hf.windows import Windows
@@ -50,10 +51,10 @@ class PlausibilitySettings(ScorerSettings):
             return
         if self.truncation:
             raise OptionError("a window goes over one long text: it has no truncation")
-        if kinds := [each for each in self.scorers if each in IMPORTANCES]:
+        if names := [each.name for each in self.scorers if each.method in (*IMPORTANCES, COLUMN_SUM)]:
             raise OptionError(
-                f"windows are for methods; importance ({', '.join(kinds)}) is that of a text which the model reads "
-                "whole: leave it out, or cut texts by truncation"
+                f"windows are for methods; these need a text which the model reads whole: {', '.join(names)}; leave "
+                "them out, or cut texts by truncation"
             )
 
     @property
@@ -117,8 +118,7 @@ class PlausibilityRows(MeasuredTexts):
         """Yield what is timed: the scores of the table's texts by each scoring but chance."""
         for scoring in self.scorings:
             if scoring.method != RANDOM:
-                own = {"method": scoring.method, "layer": scoring.layer}
-                yield own, table["text"].to_pylist(), partial(self._scores, scorings=[scoring])
+                yield scoring.row, table["text"].to_pylist(), partial(self._scores, scorings=[scoring])
 
     def _scores(self, texts: list[str], scorings: Sequence[Scoring]) -> dict[Scoring, list[Any]]:
         return scores_of(self.attributor, texts, scorings, self.settings)

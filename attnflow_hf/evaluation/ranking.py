@@ -10,9 +10,10 @@ import numpy.typing as npt
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.errors import ArrayError, BoolArray, FloatArray, IntArray, OptionError, check_finite
 from attnflow_hf.evaluation.importance import Importance
+from attnflow_hf.evaluation.scored import ScoredTokens
 from attnflow_hf.tokens import Tokens
 
-Scores = Attribution | Importance | npt.ArrayLike
+Scores = Attribution | Importance | ScoredTokens | npt.ArrayLike
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ def rank(tokens: Tokens, scores: Scores, allowed: BoolArray, *, seed: tuple[int,
 
     Args:
         tokens: All tokens of the text.
-        scores: An `Attribution` or `Importance` of it, or numbers `[token]` for all of its tokens.
+        scores: An `Attribution`, `Importance` or `ScoredTokens` of it, or numbers `[token]` for all of its tokens.
         allowed: Which tokens may be ranked, bool `[token]`.
         seed: Of the order of ties.
 
@@ -66,7 +67,7 @@ def aligned_scores(tokens: Tokens, scores: Scores) -> tuple[FloatArray, BoolArra
         ArrayError: The scores are not those of this text's tokens.
         OptionError: An attribution has more than one row, or is that of an encoder with its decoder.
     """
-    if not isinstance(scores, (Attribution, Importance)):
+    if not isinstance(scores, (Attribution, Importance, ScoredTokens)):
         values = np.asarray(scores, dtype=np.float64)
         if values.shape != (len(tokens),):
             raise ArrayError(f"scores of shape {values.shape} do not fit the text's {len(tokens)} tokens")

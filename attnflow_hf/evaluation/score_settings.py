@@ -59,8 +59,13 @@ class ScoreSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=lambda value: value.tolist()))
-        return plain
+        values: dict[str, Any] = plain(asdict(self))
+        return values
+
+
+def plain(values: Any) -> Any:
+    """Return settings as JSON gives them back."""
+    return json.loads(json.dumps(values, default=lambda value: value.tolist()))
 
 
 def several(name: str, value: Any, choices: Iterable[str]) -> list[str]:

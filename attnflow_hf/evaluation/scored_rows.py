@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from attnflow_hf.evaluation.scorers import Scoring, base_of
+from attnflow_hf.evaluation.scorings import Scoring, base_of
 from attnflow_hf.evaluation.summary import Measured, summarize
 
 Key = tuple[tuple[str, Any], ...]
@@ -30,7 +30,7 @@ def scored_rows(
     for scoring, by_key in measured.items():
         base = base_of(scoring, list(measured), compared_with)
         for key, values in by_key.items():
-            row = {"method": scoring.method, "layer": scoring.layer, **dict(key), **summarize(values).to_row()}
+            row = {**scoring.row, **dict(key), **summarize(values).to_row()}
             rows.append({**row, **_difference(values, None if base is None else measured[base][key], base)})
     return rows
 
@@ -42,7 +42,7 @@ def _difference(values: Sequence[Measured], others: Sequence[Measured] | None, b
         if one.value is not None and other.value is not None
     )
     return {
-        "compared_with": None if base is None else base.label,
+        "compared_with": None if base is None else base.shown,
         "difference": found.mean,
         "difference_low": found.low,
         "difference_high": found.high,

@@ -1,5 +1,8 @@
 """Faithfulness over a data set against the library's functions on each text; what is missing, compared, timed."""
 
+import inspect
+from dataclasses import fields
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -7,19 +10,32 @@ from bag_of_words import bag_of_words
 from datasets import Dataset
 from tiny_models import bert, tokenizer
 
-from attnflow_hf import Attributor, Options
+from attnflow_hf import Attributor, Options, attributing
 from attnflow_hf.errors import OptionError, PositionError
 from attnflow_hf.evaluation import (
     Bootstrap,
     ResultTable,
+    blank_out,
     evaluate_faithfulness,
     gradient_x_input,
+    integrated_gradients,
     measure_faithfulness,
 )
 from attnflow_hf.evaluation.faithfulness_result import METRICS
+from attnflow_hf.evaluation.faithfulness_rows import FaithfulnessSettings
+from attnflow_hf.evaluation.scorings import scores_of, scorings_of
 
 WORDS = "the key to the old cabinets is on a table and the cat sat near the mat".split()
 TEXTS = [" ".join(WORDS[row % 5 : row % 5 + 3 + row % 7]) for row in range(9)]
+
+
+KEYWORDS = inspect.signature(evaluate_faithfulness).parameters
+FAITHFUL = {each.name: KEYWORDS[each.name].default for each in fields(FaithfulnessSettings)} | {"options": Options()}
+
+
+def given_options(scoring):
+    """Return the options of a scoring as keywords."""
+    return {each.name: getattr(scoring.options, each.name) for each in fields(Options)}
 
 
 @pytest.fixture
@@ -70,6 +86,132 @@ def test_values_are_those_of_measure_faithfulness_on_each_text(attributor, tmp_p
     assert found["prediction_label"] == [each.target.label for each in wanted]
     np.testing.assert_allclose(found["output_value"], [each.output_value for each in wanted], rtol=0, atol=1e-6)
     assert found["n_tokens"] == [each.n_tokens for each in wanted]
+
+
+def test_scorers_with_options_of_their_own_in_one_run(attributor, tmp_path):
+    pytest.importorskip("captum")
+    grad = {"edge_weights": "grad_attention"}
+    chefer = {**grad, "head_reduction": "mean", "relu": "before"}
+    scorers = [
+        {"method": "random", "name": "chance"},
+        "rollout",
+        {"method": "rollout", "residual_weight": 0.8, "layer": [0, 2]},
+        {"method": ["raw", "flow"], **grad},
+        {"method": "flow", "relu": "before", "head_reduction": "mean", **grad},
+        {"method": "integrated_gradients", "baseline": "mask", "n_steps": 3},
+        {"method": "blank_out", "name": "leave-one-out", "replacement": "mask"},
+        {"method": "rollout", "normalize_rows": True, "name": "rollout/5"},  # differs in nothing
+    ]
+    texts, how = TEXTS[:4], {"scorer": scorers, "compared_with": "flow (grad_attention)"}
+    report = evaluate(attributor, tmp_path / "out", texts, **how, cost_rows=2)
+    found = shards(tmp_path / "out")
+    asked = {
+        ("rollout", 2, "rollout_layer_2"): lambda text: attributor(text, method="rollout"),
+        ("rollout (residual_weight 0.8)", 0, "rollout_residual_weight_0_8_layer_0"): lambda text: attributor(
+            text, method="rollout", residual_weight=0.8, layer=0
+        ),
+        ("rollout (residual_weight 0.8)", 2, "rollout_residual_weight_0_8_layer_2"): lambda text: attributor(
+            text, method="rollout", residual_weight=0.8
+        ),
+        ("raw (grad_attention)", 2, "raw_grad_attention_layer_2"): lambda text: attributor(text, method="raw", **grad),
+        ("flow (grad_attention)", 2, "flow_grad_attention_layer_2"): lambda text: attributor(text, **grad),
+        (
+            "flow (grad_attention, head_reduction mean, relu before)",
+            2,
+            "flow_grad_attention_head_reduction_mean_relu_before_layer_2",
+        ): lambda text: attributor(text, **chefer),
+        (
+            "integrated_gradients (baseline mask, n_steps 3)",
+            None,
+            "integrated_gradients_baseline_mask_n_steps_3",
+        ): lambda text: integrated_gradients(attributor, text, baseline="mask", n_steps=3),
+        ("leave-one-out", None, "leave_one_out"): lambda text: blank_out(attributor, text, replacement="mask"),
+        ("rollout/5", 2, "rollout_5_layer_2"): lambda text: attributor(text, method="rollout"),
+    }
+    for index, ((name, layer, label), score) in enumerate(asked.items(), start=1):
+        wanted = [measure_faithfulness(attributor, text, score(text))[0].deletion_area for text in texts]
+        areas = np.array(found[f"deletion_area_{label}"], float)
+        untied = [of_text[index] == 0 for of_text in found["n_tied"]]  # ties go in an order drawn by the text
+        assert any(untied)
+        np.testing.assert_allclose(areas[untied], np.array(wanted)[untied], rtol=0, atol=1e-6)
+        row = report.table.where(method=name, layer=layer, metric="deletion_area").rows[0]
+        np.testing.assert_allclose(row["value"], np.nanmean(areas), rtol=0, atol=1e-12)
+        assert row["milliseconds"] > 0
+        base = np.array(found["deletion_area_flow_grad_attention_layer_2"], float)
+        if name != "flow (grad_attention)":
+            np.testing.assert_allclose(row["difference"], np.nanmean(areas - base), rtol=0, atol=1e-12)
+            assert row["compared_with"] == "flow (grad_attention) of layer 2"
+    names = [method for method, _, _ in asked]
+    assert [*dict.fromkeys(row["method"] for row in report.table.rows)] == ["chance", *dict.fromkeys(names)]
+    assert "### less flow (grad_attention) of layer 2, text by text" in report.to_markdown()
+    assert evaluate(attributor, tmp_path / "out", texts, **how).run.n_skipped == 4
+    plain = ResultTable.load(tmp_path / "out" / "results.json").config["scorer"]
+    assert plain[1] == "rollout"
+    assert plain[3] == {"method": "raw", "name": "raw (grad_attention)", **grad}
+    scorers[2]["residual_weight"] = 0.7
+    with pytest.raises(OptionError, match=r"settings\.scorer"):
+        evaluate(attributor, tmp_path / "out", texts, **how)
+
+
+def test_chance_of_any_name_is_what_others_are_compared_with(attributor, tmp_path):
+    scorers = ["rollout", {"method": "random", "name": "chance"}]
+    report = evaluate(attributor, tmp_path / "out", scorer=scorers)
+    assert {row["method"]: row["compared_with"] for row in report.table.rows} == {"rollout": "chance", "chance": None}
+
+
+def test_edge_weights_made_alike_share_one_forward_pass(attributor, tmp_path, monkeypatch):
+    texts, asked = [], []
+
+    def read(wrapped, inputs, options):
+        texts.append(len(inputs.samples))
+        asked.append(options.edge_weights)
+        return original(wrapped, inputs, options)
+
+    original = attributing._read
+    monkeypatch.setattr(attributing, "_read", read)
+    scorers = [
+        "rollout",
+        {"method": ["rollout", "flow"], "residual_weight": 0.8, "layer": "all"},
+        {"method": "flow", "backend": "networkx", "name": "slow"},
+        {"method": "raw", "head_reduction": "mean", "name": "by name"},
+        "column_sum",
+        {"method": ["raw", "rollout", "column_sum"], "edge_weights": "grad_attention"},
+    ]
+    settings = FaithfulnessSettings(**{**FAITHFUL, "scorer": scorers, "layer": [0, 1]})
+    scorings = scorings_of(attributor, settings)
+    found = scores_of(attributor, TEXTS, scorings, settings)
+    assert (texts, asked) == ([9, 9], ["attention", "grad_attention"])
+    assert list(found) != []
+    assert set(found) == set(scorings)
+    for each in scorings:
+        if each.method != "column_sum":
+            wanted = attributor(TEXTS, method=each.method, **given_options(each))
+            for one, other in zip(found[each], wanted, strict=True):
+                np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "normalize_rows"),
+    [
+        ({}, True),
+        ({"edge_weights": "grad_attention"}, False),
+        ({"edge_weights": "grad_attention", "head_reduction": "mean", "relu": "before"}, False),
+    ],
+)
+def test_column_sums_are_those_of_raw_edge_weights(attributor, options, normalize_rows):
+    scorer = {"method": "column_sum", "layer": [1, 2], **options}
+    usual = Options() if options else Options(keep="rollout")  # which keeps no edge weights of rollout
+    settings = FaithfulnessSettings(**{**FAITHFUL, "scorer": [scorer], "options": usual})
+    one, top = scorings_of(attributor, settings)
+    found = scores_of(attributor, TEXTS, (one, top), settings)
+    every = {"layer": "all", "output_position": "all", "normalize": "none", "residual_weight": 0.0}
+    for row, text in enumerate(TEXTS):
+        weights = attributor(text, method="raw", **every, **options).scores
+        if normalize_rows:
+            np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found[top][row].scores, weights.sum(axis=(0, 1)), rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(found[one][row].scores, weights[:2].sum(axis=(0, 1)), rtol=2e-5, atol=1e-7)
+        assert found[top][row].alignment.tokens == attributor(text, method="raw").tokens
 
 
 def test_differences_are_paired(attributor, tmp_path):
@@ -165,6 +307,58 @@ def test_costs_stand_beside_each_scorer_and_not_in_the_shards(attributor, tmp_pa
         ({"scorer": "flows"}, OptionError, "unknown scorer 'flows'"),
         ({"scorer": []}, OptionError, "scorer must be one, or a list of different ones"),
         ({"scorer": ["raw", "raw"]}, OptionError, "scorer must be one, or a list of different ones"),
+        ({"scorer": [3]}, OptionError, "unknown scorer 3; choose one of"),
+        ({"scorer": [{"name": "mine"}]}, OptionError, "a scorer's mapping needs its method, one or a list of them"),
+        ({"scorer": [{"method": "rolout"}]}, OptionError, r"unknown scorer 'rolout'.*did you mean 'rollout'"),
+        (
+            {"scorer": [{"method": "rollout", "residul_weight": 1}]},
+            OptionError,
+            r"unknown setting of the scorer 'rollout' 'residul_weight'.*did you mean 'residual_weight'",
+        ),
+        (
+            {"scorer": [{"method": "rollout", "residual_weight": 2}]},
+            OptionError,
+            "residual_weight must be a number from 0 to 1",
+        ),
+        ({"scorer": [{"method": "raw", "normalize": "max"}]}, OptionError, "unknown setting of the scorer 'raw'"),
+        ({"scorer": [{"method": "raw", "baseline": "mask"}]}, OptionError, "unknown setting of the scorer 'raw'"),
+        ({"scorer": [{"method": "blank_out", "signs": "drop"}]}, OptionError, "unknown setting of the scorer"),
+        ({"scorer": [{"method": "column_sum", "residual_weight": 1}]}, OptionError, "unknown setting of the scorer"),
+        ({"scorer": [{"method": "random", "seed": 1}]}, OptionError, "unknown setting of the scorer 'random'"),
+        ({"scorer": [{"method": "raw", "edge_weights": "attn"}]}, OptionError, "unknown edge_weights 'attn'"),
+        ({"scorer": [{"method": "raw", "layer": 3}]}, PositionError, "layer 3 is out of range: there are 3"),
+        (
+            {"scorer": [{"method": "flow_shapley", "edge_weights": "grad_attention"}]},
+            OptionError,
+            "method='flow_shapley' has no default with edge_weights='grad_attention'",
+        ),
+        (
+            {"scorer": [{"method": "integrated_gradients", "baseline": "msk"}]},
+            OptionError,
+            "unknown baseline 'msk'",
+        ),
+        (
+            {"scorer": [{"method": ["raw", "flow"], "name": "both"}]},
+            OptionError,
+            "a scorer's name must be a text, and that of one method",
+        ),
+        ({"scorer": [{"method": "raw", "name": "-"}]}, OptionError, "name needs a letter or a digit, got '-'"),
+        (
+            {"scorer": ["raw", {"method": "raw", "layer": 1}]},
+            OptionError,
+            r"two are called 'raw' and 'raw'; give one a name of its own, as in \{method: raw, name: mine\}",
+        ),
+        (
+            {"scorer": ["random", {"method": "raw", "name": "a b"}, {"method": "raw", "name": "a-b"}]},
+            OptionError,
+            "two are called 'a b' and 'a-b'",
+        ),
+        (
+            {"scorer": ["raw", {"method": "random", "name": "raw layer 2"}]},
+            OptionError,
+            "two scorers would have the columns of 'raw_layer_2'",
+        ),
+        ({"compared_with": "rollout (a)"}, OptionError, r"unknown compared_with 'rollout \(a\)'; choose one of"),
         ({"layer": "top"}, OptionError, "unknown layer 'top'"),
         ({"layer": []}, OptionError, "layer is an empty list"),
         ({"layer": [0, True]}, OptionError, r"layer must be an index, a list of them, or 'all', got \[0, True\]"),

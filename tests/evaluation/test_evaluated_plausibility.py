@@ -84,6 +84,31 @@ def test_values_are_those_of_measure_plausibility(attributor, tmp_path, annotato
     assert report.table.rows[0]["n_missing"] >= 1
 
 
+def test_scorers_have_options_of_their_own(attributor, tmp_path):
+    grad = {"edge_weights": "grad_attention"}
+    scorers = ["rollout", {"method": ["rollout", "column_sum"], **grad}, {"method": "blank_out", "replacement": "mask"}]
+    report = evaluate(attributor, tmp_path / "out", scorer=scorers, metric="auprc", compared_with="rollout")
+    texts = {each.id: each.text for each in RATIONALES}
+    options = PlausibilityOptions(metrics=("auprc",))
+    for method, score in {
+        "rollout": lambda text: attributor(text, method="rollout"),
+        "rollout (grad_attention)": lambda text: attributor(text, method="rollout", **grad),
+        "blank_out (replacement mask)": lambda text: blank_out(
+            attributor, text, replacement="mask", special_tokens="drop"
+        ),
+    }.items():
+        wanted = measure_plausibility({name: score(text) for name, text in texts.items()}, RATIONALES, options)
+        row = report.table.where(method=method).rows[0]
+        np.testing.assert_allclose(row["value"], wanted.summaries["auprc"].mean, rtol=0, atol=1e-12)
+    assert "auprc_blank_out_replacement_mask" in shards(tmp_path / "out")
+    sums = report.table.where(method="column_sum (grad_attention)").rows[0]
+    assert sums["difference"] is not None
+    windows = {"scorer": ["raw", {"method": "rollout", "residual_weight": 0.8}], "window": 8, "stride": 2}
+    cut = evaluate(attributor, tmp_path / "cut", **windows, metric="auprc", compared_with="raw")
+    assert [row["method"] for row in cut.table.rows] == ["raw", "rollout (residual_weight 0.8)"]
+    assert cut.table.rows[1]["difference"] != 0
+
+
 def test_shards_keep_what_was_marked_and_the_run_goes_on(attributor, tmp_path):
     first = evaluate(attributor, tmp_path / "out", metric="iou_f1")
     found = shards(tmp_path / "out")
@@ -137,7 +162,11 @@ def test_long_texts_are_cut_or_read_in_windows(attributor, tmp_path):
         ({"word_reduction": "median"}, "unknown word_reduction 'median'"),
         ({"share": 0}, "share must lie above 0 and up to 1"),
         ({"window": 16, "truncation": True}, "a window goes over one long text: it has no truncation"),
-        ({"window": 16, "scorer": ["raw", "blank_out"]}, r"windows are for methods; importance \(blank_out\)"),
+        (
+            {"window": 16, "scorer": ["raw", "blank_out"]},
+            "these need a text which the model reads whole: blank_out;",
+        ),
+        ({"window": 16, "scorer": ["raw", "column_sum"]}, "which the model reads whole: column_sum;"),
         ({"window": 16, "stride": 16}, "stride must be less than the window"),
         ({"options": Options(special_tokens="drop")}, "leave them out"),
         ({"rationales": []}, "there are no rationales to compare with"),
