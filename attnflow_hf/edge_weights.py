@@ -150,10 +150,10 @@ def edge_weights_of(name: object) -> EdgeWeights:
     return EDGE_WEIGHTS[str(name)]
 
 
-def check_target(asked: object) -> None:
+def check_target(asked: object, *, name: str = "target") -> None:
     """Raise `OptionError` unless this may be a class index or a label."""
     if isinstance(asked, bool) or not isinstance(asked, (int, np.integer, str)):
-        raise OptionError(f"target must be a class index or label, got {asked!r}")
+        raise OptionError(f"{name} must be a class index or label, got {asked!r}")
 
 
 def _imported(place: str) -> Callable[[CapturedLayer], Any]:

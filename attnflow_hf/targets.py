@@ -116,23 +116,42 @@ def target_of(model: Any, tokenizer: Any, logits: torch.Tensor, asked: Asked, po
     return Target(index, label, position, position is not None and declares_causal(model))
 
 
+def index_of_class(model: Any, asked: object, n_labels: int, *, name: str = "target") -> int:
+    """Return the index of a class that is told by its index or label.
+
+    Args:
+        model: The model, for its labels.
+        asked: The index or label.
+        n_labels: How many classes there are.
+        name: What it is called, for the message.
+
+    Raises:
+        OptionError: It is neither, or none of the model's labels.
+        PositionError: Its index is outside of them.
+    """
+    check_target(asked, name=name)
+    labels = [label_name(model, index) for index in range(n_labels)]
+    if isinstance(asked, str):
+        if asked not in labels:
+            known = _listed(model, n_labels)
+            raise OptionError(f"{name} {asked!r} is none of the model's classes: it has {known}{guess(asked, labels)}")
+        return labels.index(asked)
+    index = int(asked)  # type: ignore[call-overload]
+    if not 0 <= index < n_labels:
+        raise PositionError(f"{name} {asked} is outside of the model's classes: it has {_listed(model, n_labels)}")
+    return int(index)
+
+
 def _index(model: Any, tokenizer: Any, asked: int | str, n_labels: int, speaks_tokens: bool) -> int:
-    """Return the index of a class that was asked for by its index or label."""
+    """Return the index of a class or token that was asked for by its index or label."""
+    if not speaks_tokens:
+        return index_of_class(model, asked, n_labels)
     check_target(asked)
     if isinstance(asked, str):
-        return _index_of_token(tokenizer, asked) if speaks_tokens else _index_of_label(model, asked, n_labels)
+        return _index_of_token(tokenizer, asked)
     if not 0 <= asked < n_labels:
-        known = f"{n_labels} token ids" if speaks_tokens else _listed(model, n_labels)
-        raise PositionError(f"target {asked} is outside of the model's classes: it has {known}")
+        raise PositionError(f"target {asked} is outside of the model's classes: it has {n_labels} token ids")
     return int(asked)
-
-
-def _index_of_label(model: Any, asked: str, n_labels: int) -> int:
-    labels = [label_name(model, index) for index in range(n_labels)]
-    if asked not in labels:
-        known = _listed(model, n_labels)
-        raise OptionError(f"target {asked!r} is none of the model's classes: it has {known}{guess(asked, labels)}")
-    return labels.index(asked)
 
 
 def _listed(model: Any, n_labels: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDataset
@@ -19,6 +20,7 @@ from attnflow_hf.run_files import Names
 from attnflow_hf.run_ray import RayOptions
 
 _LAYOUT = Layout(("method", "layer"), "metric", "interval", title="faithfulness")
+_APART = replace(_LAYOUT, parts=("prediction", "n_texts"), title="faithfulness, prediction {prediction}: n = {n_texts}")
 
 
 def evaluate_faithfulness(
@@ -30,6 +32,7 @@ def evaluate_faithfulness(
     sample: int | None = None,
     seed: int = 0,
     text_column: str = "text",
+    label_column: str | None = None,
     scorer: str | Sequence[str | Mapping[str, Any]] = ("random", "raw", "rollout", "flow", "blank_out"),
     layer: int | Sequence[int] | Literal["all"] = -1,
     options: Options | None = None,
@@ -73,6 +76,9 @@ def evaluate_faithfulness(
         sample: How many texts are drawn from a `Dataset` (or files); `None` for all.
         seed: Of the draw, of random scores and of the order of equal ones, for each text by itself.
         text_column: The column of the texts.
+        label_column: The column of the right labels, indices or names of the model's classes. The table then has all
+            numbers for the texts predicted right and for those predicted wrong apart too (its column `prediction`:
+            `"all"`, `"right"`, `"wrong"`), with intervals and paired differences of their own; shards have `is_right`.
         scorer: What gives the scores: `"raw"`, `"rollout"`, `"flow"`, `"flow_shapley"`; `"input_gradient"`,
             `"gradient_x_input"`, `"integrated_gradients"`; `"random"`, the floor; `"blank_out"`, leave-one-out with the
             same replacement and output, the ceiling of what knows of single tokens; `"column_sum"`, the edge weights
@@ -116,6 +122,7 @@ def evaluate_faithfulness(
     """
     settings = FaithfulnessSettings(
         text_column=text_column,
+        label_column=label_column,
         scorer=scorer,
         layer=layer,
         options=options or Options(),
@@ -135,6 +142,7 @@ def evaluate_faithfulness(
     )
     ray = RayOptions(concurrency, num_gpus, num_cpus)
     how = HowRun(columns, shard_size, on_error, engine, ray, cost_rows, progress)
-    rows = Drawn(dataset, split, sample, seed, {"text_column": [text_column]})
+    needed = {"text_column": [text_column], "label_column": [] if label_column is None else [label_column]}
+    rows = Drawn(dataset, split, sample, seed, needed)
     measure = FaithfulnessRows(attributor, settings, scorings_of(attributor, settings))
-    return evaluate(rows, measure, output, how, _LAYOUT)
+    return evaluate(rows, measure, output, how, _LAYOUT if label_column is None else _APART)

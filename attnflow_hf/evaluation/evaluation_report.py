@@ -95,16 +95,19 @@ class EvaluationReport:
             yield self.layout.title.format(**own), table.where(**own)
 
     def _differences(self, form: str, titled: str) -> list[str]:
-        """Return the table of paired differences, if there are any."""
-        rows = [
-            {**row, "value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
-            for _, part in self._parts()
-            for row in part.rows
-            if row.get("compared_with") is not None
-        ]
-        if not rows:
-            return []
-        bases = list(dict.fromkeys(row["compared_with"] for row in rows))
-        named = f"less {bases[0]}" if len(bases) == 1 else "less that of compared_with"
-        how = {"rows": self.layout.rows, "columns": self.layout.columns, "spread": "interval"}
-        return [titled.format(f"{named}, text by text", getattr(ResultTable.from_rows(rows), form)(**how))]
+        """Return the tables of paired differences, if there are any."""
+        found = []
+        for title, part in self._parts():
+            rows = [
+                {**row, "value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+                for row in part.rows
+                if row.get("compared_with") is not None
+            ]
+            if not rows:
+                continue
+            bases = list(dict.fromkeys(row["compared_with"] for row in rows))
+            named = f"less {bases[0]}" if len(bases) == 1 else "less that of compared_with"
+            how = {"rows": self.layout.rows, "columns": self.layout.columns, "spread": "interval"}
+            whole = f"{title}; {named}, text by text" if self.layout.parts else f"{named}, text by text"
+            found.append(titled.format(whole, getattr(ResultTable.from_rows(rows), form)(**how)))
+        return found

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from attnflow_hf.errors import OptionError
 from attnflow_hf.evaluation.costs import Timed
 from attnflow_hf.evaluation.erased_texts import ErasedTexts, Erasing
 from attnflow_hf.evaluation.faithfulness_result import METRICS, Faithfulness
@@ -21,12 +22,15 @@ from attnflow_hf.evaluation.scorers import RANDOM, ScorerSettings
 from attnflow_hf.evaluation.scorings import Scoring, scores_of
 from attnflow_hf.evaluation.summary import Measured
 from attnflow_hf.inputs import Text
+from attnflow_hf.prediction import kind_of_head
 from attnflow_hf.shards import Row
+from attnflow_hf.targets import Target, index_of_class
 
 OF_BINS = METRICS[:3]
 AREAS = METRICS[3:]
 _BY_ERASING = ("blank_out", RANDOM)
 NO_ODDS = "no probability"
+IS_RIGHT = "is_right"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class FaithfulnessSettings(ScorerSettings):
     """What is measured, and how; `evaluate_faithfulness` explains each."""
 
     text_column: str
+    label_column: str | None
     special_tokens: str
     measured_output: str
     bins: Sequence[float]
@@ -73,6 +78,8 @@ class FaithfulnessRows(MeasuredTexts):
         `missing`, why its scores tell nothing, and `n_tied`, how many tokens share their score with another.
         """
         of_text = {"n_tokens": pa.int32(), "prediction_label": pa.string(), "output_value": pa.float64()}
+        if self.settings.label_column is not None:
+            of_text[IS_RIGHT] = pa.bool_()
         values = {
             f"{metric}_{scoring.label}": pa.list_(pa.float64()) if metric in OF_BINS else pa.float64()
             for scoring in self.scorings
@@ -84,9 +91,22 @@ class FaithfulnessRows(MeasuredTexts):
     def result_rows(self, found: pa.Table) -> list[dict[str, Any]]:
         """Return the rows of the results table, from the columns of all shards.
 
-        Those of single bins have the bin, those of all bins together and of areas have none.
+        Those of single bins have the bin, those of all bins together and of areas have none. Where labels are known,
+        they are there for all texts, for those that the model predicts right, and for those that it predicts wrong.
         """
         known = found.filter(pc.is_valid(found["missing"]))
+        if self.settings.label_column is None:
+            return self._summed_up(known)
+        groups = {"all": known, "right": known.filter(known[IS_RIGHT])}
+        groups["wrong"] = known.filter(pc.invert(known[IS_RIGHT]))
+        return [
+            {**row, "prediction": name, "n_texts": len(group)}
+            for name, group in groups.items()
+            for row in self._summed_up(group)
+        ]
+
+    def _summed_up(self, known: pa.Table) -> list[dict[str, Any]]:
+        """Return the rows of the results table of some texts, none of none."""
         reasons = known["missing"].to_pylist()
         measured: dict[Scoring, dict[Key, list[Measured]]] = {}
         for index, scoring in enumerate(self.scorings):
@@ -98,7 +118,7 @@ class FaithfulnessRows(MeasuredTexts):
 
     def timed(self, table: pa.Table) -> Iterator[Timed]:
         """Yield what is timed: the scores of the table's texts by each scoring but chance."""
-        texts = self._read(table)
+        texts = table[self.settings.text_column].to_pylist()
         for scoring in self.scorings:
             if scoring.method != RANDOM:
                 yield scoring.row, texts, partial(self._scores, scorings=[scoring])
@@ -136,16 +156,35 @@ class FaithfulnessRows(MeasuredTexts):
         return [(self.settings.seed, *hashlib.sha256(text.encode()).digest()[:8]) for text in texts]
 
     def _read(self, table: pa.Table) -> list[Any]:
-        return list(table[self.settings.text_column].to_pylist())
+        """Return the texts, each with its label or `None`."""
+        texts, labels = table[self.settings.text_column].to_pylist(), self.settings.label_column
+        return list(zip(texts, [None] * len(table) if labels is None else table[labels].to_pylist(), strict=True))
 
     def _sample(self) -> Any:
-        return SAMPLE_TEXT
+        return SAMPLE_TEXT, 0
 
-    def _rows(self, texts: list[str]) -> list[Row]:
+    def _rows(self, asked: list[tuple[str, Any]]) -> list[Row]:
+        texts = [text for text, _ in asked]
         erased = self._erased(texts, self.settings.erasing)
+        of_labels = self._of_labels([target for _, target in erased.pairs], [label for _, label in asked])
         scores, seeds = self._scores(texts, self.scorings, erased), self._seeds(texts)
         found = [erased.measure(scores[scoring], seeds) for scoring in self.scorings]
-        return [self._row(of_text) for of_text in zip(*found, strict=True)]
+        rows = [self._row(of_text) for of_text in zip(*found, strict=True)]
+        return [{**row, **more} for row, more in zip(rows, of_labels, strict=True)]
+
+    def _of_labels(self, predicted: Sequence[Target], labels: Sequence[Any]) -> list[Row]:
+        """Return for each text whether it is predicted right; nothing where labels are not asked for."""
+        if self.settings.label_column is None:
+            return [{} for _ in predicted]
+        model, name = self.attributor.wrapped.model, f"label_column {self.settings.label_column!r}: the label"
+        n_labels = model.config.num_labels
+        if predicted[0].position is not None or kind_of_head(model, n_labels) != "single_label":
+            raise OptionError(
+                f"{type(model).__name__} does not choose one label of a text, so that none is right or wrong; leave "
+                "label_column out"
+            )
+        pairs = zip(predicted, labels, strict=True)
+        return [{IS_RIGHT: each.index == index_of_class(model, label, n_labels, name=name)} for each, label in pairs]
 
     def _row(self, of_text: Sequence[Faithfulness]) -> Row:
         first = of_text[0]

@@ -1,6 +1,7 @@
 """Faithfulness over a data set against the library's functions on each text; what is missing, compared, timed."""
 
 import inspect
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -247,6 +248,70 @@ def test_chance_is_of_the_text_alone(attributor, tmp_path):
     assert "less random" not in first.to_markdown()
 
 
+def test_right_and_wrong_predictions_apart(attributor, tmp_path):
+    predicted = [each.prediction.index for each in attributor(TEXTS)]
+    names = [attributor.model.config.id2label[index] for index in range(2)]
+    labels = [index if row % 3 else 1 - index for row, index in enumerate(predicted)]  # 3 of 9 are wrong
+    for name, column in (("indices", labels), ("names", [names[index] for index in labels])):
+        dataset = Dataset.from_dict({"text": TEXTS, "gold": column})
+        report = evaluate(attributor, tmp_path / name, dataset=dataset, label_column="gold")
+        found = shards(tmp_path / name)
+        assert found["is_right"] == [bool(row % 3) for row in range(9)]
+        assert found["gold"] == column
+    values = {each: np.mean(found[f"sufficiency_{each}"], axis=1) for each in ("random", "rollout_layer_2")}
+    right = np.array(found["is_right"])
+    for group, chosen in {"all": right | True, "right": right, "wrong": ~right}.items():
+        of_group = report.table.where(prediction=group, metric="sufficiency", bin=None)
+        row = of_group.where(method="rollout").rows[0]
+        own, floor = values["rollout_layer_2"][chosen], values["random"][chosen]
+        wanted = [own.mean(), *Bootstrap().interval(own), (own - floor).mean(), *Bootstrap().interval(own - floor)]
+        keys = ("value", "low", "high", "difference", "difference_low", "difference_high")
+        np.testing.assert_allclose([row[key] for key in keys], wanted, rtol=0, atol=1e-12)
+        assert (row["n"], row["n_pairs"], row["n_texts"]) == (chosen.sum(),) * 3
+    titles = [line for line in report.to_markdown().splitlines() if line.startswith("###")]
+    of_groups = ["all: n = 9", "right: n = 6", "wrong: n = 3"]
+    assert titles == [
+        *(f"### faithfulness, prediction {each}" for each in of_groups),
+        *(f"### faithfulness, prediction {each}; less random, text by text" for each in of_groups),
+    ]
+    again = evaluate(attributor, tmp_path / "names", dataset=dataset, label_column="gold", cost_rows=2)
+    assert again.run.n_computed == 0
+    assert all(row["milliseconds"] > 0 for row in again.table.where(method="rollout").rows)
+
+
+def test_without_a_wrong_prediction_there_is_no_table_of_them(attributor, tmp_path):
+    dataset = Dataset.from_dict({"text": TEXTS, "gold": [each.prediction.label for each in attributor(TEXTS)]})
+    report = evaluate(attributor, tmp_path / "out", dataset=dataset, label_column="gold")
+    assert {(row["prediction"], row["n_texts"]) for row in report.table.rows} == {("all", 9), ("right", 9)}
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("both", r"label_column 'gold': the label 'both' is none of the model's classes: it has 0 \('LABEL_0'\), 1"),
+        (2, r"label_column 'gold': the label 2 is outside of the model's classes"),
+        (-1, r"label_column 'gold': the label -1 is outside of the model's classes"),
+        (None, r"label_column 'gold': the label must be a class index or label, got None"),
+    ],
+)
+def test_unknown_labels_are_errors_of_their_rows(attributor, tmp_path, label, message):
+    good = "LABEL_0" if isinstance(label, str) else 0
+    dataset = Dataset.from_dict({"text": TEXTS[:3], "gold": [good, label, good]})
+    report = evaluate(attributor, tmp_path / "out", dataset=dataset, label_column="gold")
+    assert [row for row, _ in report.run.errors] == [1]
+    assert re.search(message, report.run.errors[0][1])
+    assert report.table.where(prediction="all").rows[0]["n"] == 2
+    with pytest.raises((OptionError, PositionError), match=message):
+        evaluate(attributor, tmp_path / "raised", dataset=dataset, label_column="gold", on_error="raise")
+
+
+def test_labels_need_a_model_that_chooses_one(tmp_path):
+    model = Attributor(bert(num_labels=1), tokenizer())
+    dataset = Dataset.from_dict({"text": TEXTS, "gold": [0] * 9})
+    with pytest.raises(OptionError, match=r"does not choose one label of a text.*leave label_column out"):
+        evaluate(model, tmp_path / "out", dataset=dataset, label_column="gold", measured_output="logit")
+
+
 def test_a_run_goes_on_and_results_are_those_of_the_whole(attributor, tmp_path):
     first = evaluate(attributor, tmp_path / "out")
     kept = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -380,6 +445,7 @@ def test_costs_stand_beside_each_scorer_and_not_in_the_shards(attributor, tmp_pa
         ({"cost_rows": -1}, OptionError, "cost_rows must be a number of rows, 0 or more, got -1"),
         ({"shard_size": 0}, OptionError, "shard_size must be a positive integer, got 0"),
         ({"on_error": "ignore"}, OptionError, "unknown on_error 'ignore'"),
+        ({"label_column": "gold"}, OptionError, "label_column 'gold' is no column of the data set"),
         ({"columns": ["label"]}, OptionError, "columns 'label' is no column of the data set"),
     ],
 )
