@@ -506,6 +506,7 @@ def test_defaults_are_those_of_python() -> None:
 CONFIGS = Path(__file__).parents[1] / "configs"
 OF_PAPER = sorted(CONFIGS.glob("paper_table*.yaml"))
 OF_PRONOUNS = CONFIGS / "paper_pronouns.yaml"
+OF_EDGE_WEIGHTS = CONFIGS / "edge_weights_sst2.yaml"
 OF_SCORERS = [CONFIGS / "faithfulness_sst2.yaml", CONFIGS / "plausibility_sst.yaml"]
 SENTENCES = ["the keys to the cabinet", "", "the old cabinet", "a cat", "the authors of the book"]
 
@@ -624,7 +625,9 @@ def test_bars_are_for_terminals_and_not_for_quiet_ones(run: Run, there: Path, mo
 
 @pytest.mark.parametrize(
     "path",
-    sorted({*CONFIGS.glob("*.yaml")} - {*OF_PAPER, *OF_SCORERS, OF_PRONOUNS, CONFIGS / "verb_number.yaml"}),
+    sorted(
+        {*CONFIGS.glob("*.yaml")} - {*OF_PAPER, *OF_SCORERS, OF_EDGE_WEIGHTS, OF_PRONOUNS, CONFIGS / "verb_number.yaml"}
+    ),
     ids=lambda path: path.stem,
 )
 def test_the_examples_run(path: Path, there: Path) -> None:
@@ -681,6 +684,26 @@ def test_the_examples_of_other_evaluations_run(path: Path, there: Path) -> None:
     assert scorers == wanted
     assert "| milliseconds | peak_memory_mb |" in result.out
     assert "### less random, text by text" in result.out
+
+
+def test_the_example_of_edge_weights_runs(there: Path) -> None:
+    pytest.importorskip("captum")
+    Path("own.csv").write_text("label,sentence\n1,the keys are\n0,the old cat\n0,the author\n")
+    own = {"dataset": "own.csv", "model": "null", "columns": "[label]", "n_steps": "2", "label_column": "label"}
+    own["cost_rows"] = "0"
+    assignments = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
+    result = attnflow("evaluate", str(OF_EDGE_WEIGHTS), *assignments, "--output", "out")
+    assert (result.code, result.err) == (0, "")
+    rows = ResultTable.load("out/results.json").where(prediction="all", metric="deletion_area").rows
+    chefer = "(grad_attention, head_reduction mean, relu before)"
+    grad = [f"{method} (grad_attention)" for method in ("raw", "rollout", "flow", "column_sum")]
+    assert [row["method"] for row in rows] == [
+        *("random", "raw", "rollout", "flow", "rollout (residual_weight 0.8)", *grad),
+        *(f"rollout {chefer}", f"flow {chefer}", "gradient_x_input"),
+        *("integrated gradients (PAD)", "integrated gradients (MASK)", "blank_out"),
+    ]
+    assert {row["compared_with"] for row in rows} == {None, "integrated gradients (PAD)"}
+    assert "prediction all: n = 3; less integrated gradients (PAD), text by text\n" in result.out
 
 
 def test_the_papers_pronouns_run(there: Path) -> None:

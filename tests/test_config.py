@@ -445,7 +445,7 @@ def test_the_examples_load(path: Path) -> None:
         with pytest.raises(OptionError, match=r"seed: unknown key, got 1 \(did you mean 'options.seed'\?\)\n"):
             load_config(path)
         return
-    is_evaluation = path.stem.partition("_")[0] in ("paper", "faithfulness", "plausibility")
+    is_evaluation = path.stem.partition("_")[0] in ("paper", "faithfulness", "plausibility", "edge")
     config = (load_evaluation if is_evaluation else load_config)(path)
     assert config.output == f"runs/{path.stem}"
     for line in path.read_text(encoding="utf-8").splitlines():
