@@ -27,6 +27,7 @@ from attnflow_hf.evaluation.plausibility_rows import PlausibilitySettings
 from attnflow_hf.evaluation.pronoun_files import read_pronouns
 from attnflow_hf.evaluation.pronoun_rows import PronounSettings
 from attnflow_hf.evaluation.rationales import read_rationales
+from attnflow_hf.evaluation.text_files import load_texts
 from attnflow_hf.measured_run import check_engine
 from attnflow_hf.options import Options
 from attnflow_hf.run_files import Names, load_rows
@@ -93,7 +94,7 @@ class Evaluation:
 
 EVALUATIONS = {
     "agreement": Evaluation(evaluate_agreement, load_rows, AgreementSettings),
-    "faithfulness": Evaluation(evaluate_faithfulness, load_rows, FaithfulnessSettings),
+    "faithfulness": Evaluation(evaluate_faithfulness, load_texts, FaithfulnessSettings),
     "plausibility": Evaluation(evaluate_plausibility, read_rationales, PlausibilitySettings),
     "pronouns": Evaluation(evaluate_pronouns, read_pronouns, PronounSettings),
 }
@@ -114,7 +115,8 @@ class RunConfig:
 
     Attributes:
         model: The arguments of `Attributor.from_pretrained`.
-        dataset: Those of `load_rows`; of `read_rationales` for plausibility, of `read_pronouns` for pronouns.
+        dataset: Those of `load_rows`; of `load_texts` for faithfulness, of `read_rationales` for plausibility, of
+            `read_pronouns` for pronouns.
         output: The folder of the shards.
         run: The keywords of `run_dataset`, or of the function of the evaluation.
         evaluation: Which evaluation; empty for a dataset run.

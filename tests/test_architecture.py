@@ -57,7 +57,7 @@ ROWS = [
     ["attached", "run_settings", "shards", "evaluation.randomized", "evaluation.scorings"],
     ["evaluation.measured_texts", "evaluation.scored_rows"],
     ["evaluation.agreement_rows", "evaluation.faithfulness_rows", "evaluation.plausibility_rows"],
-    ["evaluation.pronoun_rows"],
+    ["evaluation.pronoun_rows", "evaluation.text_files"],
     ["pipeline_steps", "manifest", "run_sources", "text_attribution"],
     ["shard_maker", "explained_rows", "nodes", "run_page"],
     ["run_work"],
@@ -101,6 +101,7 @@ GUARDED = {
     "pydantic": {"config_checks"},
     "datasets": {
         "evaluation.evaluated",
+        "evaluation.text_files",
         *EVALUATED,
         "run_files",
         "run_sources",

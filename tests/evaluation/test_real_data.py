@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from tiny_models import shared_folder
 
@@ -68,3 +69,20 @@ def test_plausibility_on_long_reviews(tmp_path):
     assert (cut.run.errors, whole.run.errors) == ((), ())
     assert cut.table.rows[0]["n_dropped_words"] > 100
     assert whole.table.rows[0]["n_dropped_words"] == 0
+
+
+@pytest.mark.shared
+def test_faithfulness_on_long_reviews(tmp_path):
+    path = str(shared_folder("data") / "eraser_movies" / "test.jsonl")
+    overrides = {"dataset": {"path": path, "format": "eraser_movies"}, "model": None, "text_column": "text"}
+    overrides |= {"columns": ["id", "original_label"], "sample": 3, "cost_rows": 0, "compared_with": "random"}
+    scorers = ["random", {"method": ["raw", "flow"], "edge_weights": "grad_attention"}]
+    cut, attributor = evaluate("edge_weights_sst2", tmp_path / "cut", **overrides, scorer=scorers)
+    assert cut.run.errors == ()
+    found = pq.read_table(sorted((tmp_path / "cut").glob("*.parquet"))).to_pydict()
+    assert found["n_tokens"] == [attributor.model.config.max_position_embeddings - 1] * 3  # all but [CLS]
+    assert set(found["original_label"]) <= {"NEG", "POS"}
+    assert {row["n"] for row in cut.table.rows} == {3}
+    whole, _ = evaluate("edge_weights_sst2", tmp_path / "whole", **overrides, scorer=scorers, truncation=False)
+    assert len(whole.run.errors) == 3
+    assert "truncation" in whole.run.errors[0][1]
