@@ -688,9 +688,10 @@ def test_the_examples_of_other_evaluations_run(path: Path, there: Path) -> None:
 
 def test_the_example_of_edge_weights_runs(there: Path) -> None:
     pytest.importorskip("captum")
-    Path("own.csv").write_text("label,sentence\n1,the keys are\n0,the old cat\n0,the author\n")
-    own = {"dataset": "own.csv", "model": "null", "columns": "[label]", "n_steps": "2", "label_column": "label"}
-    own["cost_rows"] = "0"
+    Path("own.tsv").write_text('1\tthe keys " to\n0\tthe old cat\n0\tthe " author\n')  # quotes that are words
+    own = {"model": "null", "columns": "[label]", "n_steps": "2", "label_column": "label", "cost_rows": "0"}
+    own["dataset"] = "{path: own.tsv, reader: {column_names: [label, prefix], quoting: 3}}"
+    own["text_column"] = "prefix"
     assignments = [part for key, value in own.items() for part in ("--set", f"{key}={value}")]
     result = attnflow("evaluate", str(OF_EDGE_WEIGHTS), *assignments, "--output", "out")
     assert (result.code, result.err) == (0, "")

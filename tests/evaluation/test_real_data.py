@@ -86,3 +86,22 @@ def test_faithfulness_on_long_reviews(tmp_path):
     whole, _ = evaluate("edge_weights_sst2", tmp_path / "whole", **overrides, scorer=scorers, truncation=False)
     assert len(whole.run.errors) == 3
     assert "truncation" in whole.run.errors[0][1]
+
+
+@pytest.mark.shared
+def test_right_and_wrong_verb_numbers(tmp_path):
+    path = shared_folder("data") / "linzen_agreement" / "att3.tsv"
+    reader = {"column_names": ["label", "prefix"], "quoting": csv.QUOTE_NONE}
+    overrides = {"dataset": {"path": str(path), "reader": reader}, "model": None, "text_column": "prefix"}
+    overrides |= {"columns": ["label", "prefix"], "sample": 60, "cost_rows": 0, "label_column": "label"}
+    scorers = {"scorer": ["random", "rollout"], "compared_with": "random"}
+    report, attributor = evaluate("edge_weights_sst2", tmp_path / "out", **overrides, **scorers)
+    found = pq.read_table(sorted((tmp_path / "out").glob("*.parquet"))).to_pydict()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = [f"{label}\t{prefix}" for label, prefix in zip(found["label"], found["prefix"], strict=True)]
+    assert set(pairs) <= set(lines)
+    indices = [each.prediction.index for each in attributor(found["prefix"])]
+    assert found["is_right"] == [label == index for label, index in zip(found["label"], indices, strict=True)]
+    counts = {row["prediction"]: row["n_texts"] for row in report.table.rows}
+    assert counts == {"all": 60, "right": sum(found["is_right"]), "wrong": 60 - sum(found["is_right"])}
+    assert 0.8 < counts["right"] / 60 < 1  # the model card says 92 %
