@@ -153,7 +153,8 @@ def _of_the_pass(options: Options) -> Options:
     if options.keep == "rollout":
         return replace(options, layer=-1)
     later: dict[str, Any] = {"layer": -1, "residual_weight": "auto", "normalize_rows": "auto", "backend": "auto"}
-    return replace(options, **later, n_permutations=16, seed=0, head_reduction=options.heads)
+    heads = "auto" if repr(options.head_reduction) == repr(options.kind.head_reduction) else options.head_reduction
+    return replace(options, **later, n_permutations=16, seed=0, head_reduction=heads)
 
 
 def _of_one_pass(attributor: Attributor, inputs: Given, scorings: Sequence[Scoring]) -> dict[Scoring, list[Any]]:

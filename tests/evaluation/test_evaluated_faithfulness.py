@@ -177,12 +177,12 @@ def test_edge_weights_made_alike_share_one_forward_pass(attributor, tmp_path, mo
         {"method": "raw", "head_reduction": "mean", "name": "by name"},
         "column_sum",
         {"method": ["raw", "rollout", "column_sum"], "edge_weights": "grad_attention"},
+        {"method": ["raw", "rollout", "flow", "column_sum"], "edge_weights": "alti"},
     ]
     settings = FaithfulnessSettings(**{**FAITHFUL, "scorer": scorers, "layer": [0, 1]})
     scorings = scorings_of(attributor, settings)
     found = scores_of(attributor, TEXTS, scorings, settings)
-    assert (texts, asked) == ([9, 9], ["attention", "grad_attention"])
-    assert list(found) != []
+    assert (texts, asked) == ([9, 9, 9], ["attention", "grad_attention", "alti"])
     assert set(found) == set(scorings)
     for each in scorings:
         if each.method != "column_sum":
@@ -195,6 +195,7 @@ def test_edge_weights_made_alike_share_one_forward_pass(attributor, tmp_path, mo
     ("options", "normalize_rows"),
     [
         ({}, True),
+        ({"edge_weights": "alti"}, True),
         ({"edge_weights": "grad_attention"}, False),
         ({"edge_weights": "grad_attention", "head_reduction": "mean", "relu": "before"}, False),
     ],
