@@ -14,9 +14,10 @@ from attnflow_hf.attention_function import Recorder
 from attnflow_hf.attributing import attribute_all, attribute_reading
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.attributor import Attributor
+from attnflow_hf.baselines import find_baseline
 from attnflow_hf.capture import Capture, Store, report_on
 from attnflow_hf.capture_report import CaptureReport
-from attnflow_hf.errors import CaptureError
+from attnflow_hf.errors import CaptureError, OptionError
 from attnflow_hf.forward_pass import capturing
 from attnflow_hf.given import Given
 from attnflow_hf.grad_capture import GradCapture, outside_inference
@@ -95,12 +96,27 @@ class Attached:
 
         with grads.capturing(), ExitStack() as stack:
             decoder_ids = stack.enter_context(decoder_watched(model, grads.recorder)) if report.has_decoder else []
-            outputs = forward(outside_inference(inputs))
-            captured = grads.finish(outputs.get("logits"), find)
+            plain = outside_inference(inputs)
+            outputs = forward(plain)
+            captured = grads.finish(outputs.get("logits"), find, self._baseline(plain, tokens))
         for name, value in outputs.items():
             outputs[name] = value.detach() if isinstance(value, torch.Tensor) else value
         rows = enumerate(tokens)
         return outputs, [self._reading(captured, row, inputs, known, decoder_ids) for row, known in rows]
+
+    def _baseline(
+        self, inputs: Mapping[str, torch.Tensor], tokens: Sequence[Tokens | None]
+    ) -> dict[str, torch.Tensor] | None:
+        """Return the inputs of the baseline that is asked for."""
+        model, name = self.attributor.model, self.options.baseline
+        if name is None:
+            return None
+        known = [each for each in tokens if each is not None]
+        if len(known) < len(tokens) or model.config.is_encoder_decoder:
+            raise OptionError(
+                "a baseline replaces the words of a text that one stack of layers reads: leave it out here"
+            )
+        return find_baseline(model, self.attributor.tokenizer, name).inputs_of(inputs, known)
 
     def _reading(
         self,

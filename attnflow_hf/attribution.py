@@ -29,7 +29,7 @@ from attnflow_hf.tokens import Tokens
 from attnflow_hf.word_attribution import WordAttribution
 
 _FORMAT, _VERSION = "attnflow_hf.Attribution", 1
-_LATER = frozenset({"edge_weights", "normalize_rows", "relu", "target"})
+_LATER = frozenset({"baseline", "edge_weights", "normalize_rows", "relu", "target"})
 """Fields that older files do not have."""
 
 
@@ -65,6 +65,7 @@ class Attribution:
         normalize_rows: Whether the rows of edge weights were divided by their sums.
         relu: Of `grad_attention`, whether negative numbers were set to zero `"after"` the heads became one or
             `"before"`; else `None`.
+        baseline: Of `grad_attention`, the token that stood for all words where a second gradient was taken; or `None`.
         target: The explained class with what the model says of it; `None` where edge weights are the same for all.
         standard_errors: float64, as `scores`: how uncertain scores of `flow_shapley` are that were estimated from
             random orders; `None` where they are exact.
@@ -94,6 +95,7 @@ class Attribution:
     edge_weights: str = "attention"
     normalize_rows: bool = True
     relu: str | None = None
+    baseline: str | None = None
     target: Prediction | None = None
 
     def __post_init__(self) -> None:
@@ -300,9 +302,14 @@ class Attribution:
         found = np.flatnonzero((self.positions == self.output_position) & (np.array(self._parts) != "encoder"))
         return f"{self.output_position}" + (f" ({self.tokens[found[0]]})" if len(found) else "")
 
+    @property
+    def edges_name(self) -> str:
+        """The edge weights in words: their name, and the baseline of a second gradient."""
+        return self.edge_weights if self.baseline is None else f"{self.edge_weights} (baseline {self.baseline})"
+
     def summary(self) -> str:
         """Return one line that says what was explained, and how."""
-        kind = "" if self.edge_weights == "attention" else f" on {self.edge_weights}"
+        kind = "" if self.edge_weights == "attention" else f" on {self.edges_name}"
         what = f"{self.method}{kind}, layer {self.layer}, output position {self.position_name}"
         of_target = [f"target {self.target.label!r}"] if self.target else []
         return "; ".join([what, *of_target, *([self.prediction.describe()] if self.prediction else [])])

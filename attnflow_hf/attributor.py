@@ -42,6 +42,7 @@ class _CallOptions(TypedDict, total=False):
     target: int | str | Sequence[int | str | None] | None
     normalize_rows: bool | Literal["auto"]
     relu: str
+    baseline: str | None
     normalize: str
     special_tokens: str
     first_token: str
@@ -153,6 +154,7 @@ class Attributor:
         target: int | str | Sequence[int | str | None] | None = None,
         normalize_rows: bool | Literal["auto"] = "auto",
         relu: str = "after",
+        baseline: str | None = None,
         normalize: str = "sum",
         special_tokens: str = "keep",
         first_token: str = "keep",
@@ -201,6 +203,9 @@ class Attributor:
                 size of a row tells how much it matters.
             relu: Whether negative numbers of `grad_attention` become zero `"after"` the heads have become one, or
                 `"before"` (as Chefer et al. have it, with the mean over heads).
+            baseline: Take of `grad_attention` the mean of two gradients: that at the text, and that where all its words
+                are `"mask"`, `"pad"` or `"unk"`. They are the two ends of the way that integrated gradients go. It
+                costs one more forward and backward pass, and is truer still (the README has figures).
             normalize: `"sum"`: scores sum to 1, as in the paper's code. `"max"`: the largest is 1. `"none"`: the
                 values as they are, as in the paper's text: flow values have a meaning of their own.
             special_tokens: `"keep"` them, set their scores to `"zero"`, or `"drop"` them from the result; before
@@ -233,6 +238,7 @@ class Attributor:
             target=target,
             normalize_rows=normalize_rows,
             relu=relu,
+            baseline=baseline,
             normalize=normalize,
             special_tokens=special_tokens,
             first_token=first_token,

@@ -78,6 +78,10 @@ def explain(
         Literal["after", "before"],
         typer.Option(help="Negative numbers of grad_attention become zero after the heads are one, or before."),
     ] = "after",
+    baseline: Annotated[
+        Literal["mask", "pad", "unk"] | None,
+        typer.Option(help="Mean of grad_attention's gradient with that where all words are this token; truer still."),
+    ] = None,
     normalize: Annotated[
         Literal["sum", "max", "none"], typer.Option(help="Divide scores by their sum, their maximum, or not.")
     ] = "sum",
@@ -121,6 +125,7 @@ def explain(
         target=int(target) if target is not None and target.isdecimal() else target,
         normalize_rows=parse_choice(normalize_rows),
         relu=relu,
+        baseline=baseline,
         normalize=normalize,
         special_tokens=special_tokens,
         first_token=first_token,
@@ -271,7 +276,7 @@ def _render_json(attributions: list[Attribution], words: bool, to_screen: bool) 
 
 def _title(attribution: Attribution) -> str:
     model = f"model {attribution.model_name}, layer {attribution.layer}, output position {attribution.position_name}"
-    target = attribution.target and f"{attribution.edge_weights} of {attribution.target.describe('target')}"
+    target = attribution.target and f"{attribution.edges_name} of {attribution.target.describe('target')}"
     prediction = attribution.prediction and attribution.prediction.describe()
     return "\n".join(line for line in (model, prediction, target) if line)
 

@@ -21,6 +21,8 @@ ResidualNumber = float | Literal["measured"]
 """A residual weight, `inf` for an edge without limit; or what the edge weights measure themselves."""
 OWN = "own"
 """The head reduction of edge weights whose function makes one of all heads itself."""
+BASELINES = ("mask", "pad", "unk")
+"""What may stand in the place of all words, for a second gradient."""
 RELU = ("after", "before")
 """Whether negative products are set to zero after the heads have become one, or before."""
 

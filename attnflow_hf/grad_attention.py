@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,8 @@ class GradRecorder(Recorder):
         """The shape of the matrix of each attention that no gradient has reached."""
         self.moved: set[int] = set()
         """The attentions whose gradient is not zero everywhere, as it is past PyTorch's integer kernels."""
+        self.of_baseline: Mapping[int, torch.Tensor] | None = None
+        """The gradients of the outputs of attentions at a baseline, of which, and of those here, the mean is taken."""
 
     def take(self, weights: torch.Tensor) -> None:
         """Wait for the gradient of one layer's whole `[batch, head, query, key]`."""
@@ -128,6 +130,13 @@ class GradRecorder(Recorder):
         reduced = self.reduce_heads(product).relu_()
         return nn.functional.pad(reduced, (1, 0)) if self.has_sinks else reduced
 
+    def gradient_of(self, index: int, of_output: torch.Tensor) -> torch.Tensor | None:
+        """Return the gradient of an attention's output that its weights shall have; `None` if none is wanted."""
+        if self.of_baseline is None:
+            return of_output
+        other = self.of_baseline.get(index)  # what the target there does not depend on has none
+        return of_output / 2 if other is None else (of_output + other) / 2
+
     def _wait(self, index: int, batch: int, queries: int, keys: int, device: torch.device) -> None:
         shape = torch.Size((batch, queries, keys + self.has_sinks))
         self.check(index, shape)
@@ -139,6 +148,32 @@ class GradRecorder(Recorder):
         if not bool(torch.isfinite(matrix).all()):
             raise CaptureError(f"the gradients of attention {index} have NaN or infinite entries; load it in float32")
         self.put_matrix(index, matrix)
+
+
+class BaselineRecorder(GradRecorder):
+    """Takes the gradients of the outputs of attentions, and hands on no product.
+
+    Args:
+        like: Whose block size, sinks and scale it has.
+    """
+
+    def __init__(self, like: GradRecorder) -> None:
+        """Take note of nothing yet."""
+        super().__init__(
+            lambda *_: None,
+            lambda *_: None,
+            "sum",
+            relu="after",
+            block_size=like.blocks.size,
+            has_sinks=like.has_sinks,
+            scale=like.scale,
+        )
+        self.of_outputs: dict[int, torch.Tensor] = {}
+
+    def gradient_of(self, index: int, of_output: torch.Tensor) -> None:
+        """Keep the gradient of an attention's output, `[batch, query, ...]`."""
+        self.of_outputs[index] = of_output
+        self.moved.add(index)
 
 
 class _StreamedAttention:
@@ -187,6 +222,7 @@ class _StreamedAttention:
             for name, tensor, is_wanted in zip(self.names, tensors, wanted, strict=True)
             if is_wanted
         }
+        of_weights = self.recorder.gradient_of(self.index, of_output)
         shape, device = self.recorder.waiting[self.index]
         matrix = torch.zeros(shape, device=device)
         for part in self.parts:
@@ -198,16 +234,31 @@ class _StreamedAttention:
             }
             with torch.enable_grad():
                 output, weights = call_eager(self.eager, self.module, leaves)
-            asked = [weights, *(leaves[name] for name in sums)]
-            found = torch.autograd.grad(output, asked, of_output[part.samples, part.rows], allow_unused=True)
-            if found[0] is None:
-                raise CaptureError(f"{type(self.module).__name__} returns other attention weights than it uses")
-            self.recorder.put(matrix, part, self.recorder.reduce_product(self.index, weights.detach(), found[0]))
-            for total, new in zip(part.of(sums).values(), found[1:], strict=True):
+            place, asked = (part.samples, part.rows), [leaves[name] for name in sums]
+            if of_weights is of_output:  # one way back serves both
+                of_own, *found = _gradients(output, [weights, *asked], of_output[place])
+            else:
+                found = _gradients(output, asked, of_output[place], retain_graph=of_weights is not None)
+                of_own = None if of_weights is None else _gradients(output, [weights], of_weights[place])[0]
+            if of_weights is not None:
+                if of_own is None:
+                    raise CaptureError(f"{type(self.module).__name__} returns other attention weights than it uses")
+                self.recorder.put(matrix, part, self.recorder.reduce_product(self.index, weights.detach(), of_own))
+            for total, new in zip(part.of(sums).values(), found, strict=True):
                 if new is not None:
                     total.add_(new)
-        self.recorder.receive_product(self.index, matrix)
+        if of_weights is not None:
+            self.recorder.receive_product(self.index, matrix)
         return [sums.get(name) for name in self.names]
+
+
+def _gradients(
+    output: torch.Tensor, asked: Sequence[torch.Tensor], of_output: torch.Tensor, *, retain_graph: bool = False
+) -> list[torch.Tensor | None]:
+    """Return the gradients of tensors, `None` where the output does not depend on one."""
+    if not asked:
+        return []
+    return list(torch.autograd.grad(output, asked, of_output, allow_unused=True, retain_graph=retain_graph))
 
 
 class _Attention(torch.autograd.Function):

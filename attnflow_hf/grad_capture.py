@@ -16,7 +16,7 @@ from attnflow_hf.capture_report import CaptureReport
 from attnflow_hf.edge_weights import RELU
 from attnflow_hf.errors import CaptureError, OptionError, check_choice
 from attnflow_hf.forward_pass import call, capturing
-from attnflow_hf.grad_attention import FLOAT16_SCALE, GradRecorder
+from attnflow_hf.grad_attention import FLOAT16_SCALE, BaselineRecorder, GradRecorder
 from attnflow_hf.targets import Target, check_logits
 
 FindTargets = Callable[[torch.Tensor], Sequence[Target]]
@@ -30,6 +30,7 @@ def capture_gradients(
     *,
     head_reduction: HeadReduction = "sum",
     relu: str = "after",
+    baseline: Mapping[str, torch.Tensor] | None = None,
 ) -> Capture:
     """Return the attentions of one forward pass, each times its gradient, with their heads reduced.
 
@@ -43,6 +44,11 @@ def capture_gradients(
     attention interface is computed anew, block by block, when its gradient comes: of no layer are `A` and `dA` ever
     there as a whole. By hooks, and of plain eager attention, autograd keeps `A` of all layers, and `dA` of one.
 
+    With a baseline, the gradient of an attention's output is the mean of that at the inputs and of that at the
+    baseline, for the same class: the two ends of the straight way that integrated gradients go (Sundararajan et al.
+    2017), by the trapezoidal rule. What is multiplied by it, weights and what they carry, is that of the inputs. It
+    takes one more forward and backward pass, and the attention interface.
+
     No parameter gets a gradient, and all that `capture` says of models and threads holds; also where the caller has
     switched gradients off.
 
@@ -53,6 +59,7 @@ def capture_gradients(
         find_targets: Called with the logits, for the class of each sample.
         head_reduction: `"sum"`, `"mean"`, `"max"`, `"min"`, the index of a head, or a list of heads (their mean).
         relu: Whether negative numbers become zero `"after"` the heads have become one, or `"before"`.
+        baseline: What `forward` takes for the baseline, of the same shapes.
 
     Raises:
         CaptureError: The model cannot be captured, or no gradients can be taken of it.
@@ -77,7 +84,7 @@ def capture_gradients(
     grads = GradCapture(model, report, Store(report, inputs), head_reduction=head_reduction, relu=relu)
     with grads.capturing():
         logits = call(runner_of(model, report.has_decoder), inputs).get("logits")
-        return grads.finish(logits, find_targets)
+        return grads.finish(logits, find_targets, None if baseline is None else outside_inference(baseline))
 
 
 def outside_inference(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -120,12 +127,19 @@ class GradCapture:
                 stack.enter_context(_embeddings_lead_to(self.recorder.leaf, self.model, self.recorder))
             yield
 
-    def finish(self, logits: Any, find_targets: FindTargets) -> Capture:
+    def finish(
+        self, logits: Any, find_targets: FindTargets, baseline: Mapping[str, torch.Tensor] | None = None
+    ) -> Capture:
         """Go back through the forward pass from the logits of the targets, and return what was captured.
+
+        Args:
+            logits: What the pass gave.
+            find_targets: As of `capture_gradients`.
+            baseline: As of `capture_gradients`.
 
         Raises:
             OptionError: The model has no head.
-            CaptureError: No gradients can be taken.
+            CaptureError: No gradients can be taken; or of a baseline, without the attention interface.
         """
         name = type(self.model).__name__
         try:
@@ -133,12 +147,28 @@ class GradCapture:
         except OptionError as error:
             raise OptionError(f"grad_attention needs a target: {error}") from error
         targets = tuple(find_targets(logits))
+        if baseline is not None:
+            self.recorder.of_baseline = self._of_baseline(baseline, targets)
         self.recorder.run_backward(_target_logits(logits, targets), name)
         unreached = self.recorder.fill_unreached()
         is_half = self.model.dtype.itemsize < 4
         return Capture(
             self.store.finished(), logits.detach(), self.report, is_half, targets, unreached, are_attention=False
         )
+
+    def _of_baseline(self, inputs: Mapping[str, torch.Tensor], targets: Sequence[Target]) -> dict[int, torch.Tensor]:
+        """Return the gradients of the outputs of attentions, by index, where the model reads other inputs."""
+        name = type(self.model).__name__
+        if self.report.step != "interface":
+            raise CaptureError(
+                f"a baseline needs the gradients of the attentions' outputs, which {name}, captured by "
+                f"{self.report.step}, does not show: leave baseline out"
+            )
+        recorder = BaselineRecorder(self.recorder)
+        with capturing(self.model, self.report, recorder, gradients=True):
+            logits = call(runner_of(self.model, self.report.has_decoder), inputs)["logits"]
+            recorder.run_backward(_target_logits(logits, targets), name)
+        return recorder.of_outputs
 
 
 class _Through(torch.autograd.Function):

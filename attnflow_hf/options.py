@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
-from attnflow_hf.edge_weights import OWN, RELU, EdgeWeights, ResidualNumber, check_target, edge_weights_of
+from attnflow_hf.edge_weights import BASELINES, OWN, RELU, EdgeWeights, ResidualNumber, check_target, edge_weights_of
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.layer_graph import residual_number
 from attnflow_hf.position_bias import POSITION_CORRECTIONS
@@ -34,6 +34,7 @@ class Options:
     target: int | str | Sequence[int | str | None] | None = None
     normalize_rows: bool | Literal["auto"] = "auto"
     relu: str = "after"
+    baseline: str | None = None
     normalize: str = "sum"
     special_tokens: str = "keep"
     first_token: str = "keep"
@@ -65,7 +66,13 @@ class Options:
             )
 
     def _check_target(self) -> None:
-        """Check what goes with a target, and what does not."""
+        """Check what goes with a target and its gradient, and what does not."""
+        if self.baseline is not None:
+            check_choice("baseline", self.baseline, BASELINES)
+            if not self.kind.needs_target:
+                raise OptionError(
+                    f"a baseline is for edge weights with a gradient; edge_weights={self.edge_weights!r} have none"
+                )
         for each in self.target if isinstance(self.target, (list, tuple)) else [self.target]:
             if each is not None:
                 check_target(each)

@@ -26,6 +26,7 @@ _SETTINGS = (
     "residual_weight",
     "normalize_rows",
     "relu",
+    "baseline",
     "normalize",
     "special_tokens",
     "first_token",

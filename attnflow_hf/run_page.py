@@ -157,6 +157,7 @@ class _Rows:
             edge_weights=asked.edge_weights,
             normalize_rows=asked.divides_rows,
             relu=asked.relu if asked.kind.needs_target else None,
+            baseline=asked.baseline,
             target=target_of_row(row) if asked.kind.needs_target else None,
             notes=tuple(row["notes"] or ()),
             **{name: options[name] for name in _SETTINGS},

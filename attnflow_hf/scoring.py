@@ -125,6 +125,7 @@ def _attribution(
         edge_weights=options.edge_weights,
         normalize_rows=options.divides_rows,
         relu=options.relu if options.kind.needs_target else None,
+        baseline=options.baseline,
         target=_predict_target(reading, wrapped),
         normalize=options.normalize,
         special_tokens=options.special_tokens,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from attnflow_hf.baselines import Baseline, find_baseline
 from attnflow_hf.capture import Capture
 from attnflow_hf.errors import OptionError
 from attnflow_hf.given import Given
@@ -65,6 +66,7 @@ class TargetCapture:
             self.read = list(inputs.decoders) or None
         self.has_decoder = bool(inputs.decoders) or any(sample.decoder is not None for sample in inputs.samples)
         self.asked = one_for_each(options.target, n_inputs)
+        self.baseline, self.samples = _baseline_of(model, tokenizer, inputs, options), inputs.samples
         self.positions: Sequence[Any] = inputs.positions or [options.output_position] * n_inputs
 
     def __call__(self, inputs: Mapping[str, torch.Tensor], indices: Sequence[int]) -> Capture:
@@ -73,8 +75,12 @@ class TargetCapture:
         def find(logits: torch.Tensor) -> list[Target]:
             return [self._target(logits[row], index) for row, index in enumerate(indices)]
 
-        options = self.options
-        return capture_gradients(self.model, inputs, find, head_reduction=options.heads, relu=options.relu)
+        baseline, options = None, self.options
+        if self.baseline is not None:
+            baseline = self.baseline.inputs_of(inputs, [self.samples[index].tokens for index in indices])
+        return capture_gradients(
+            self.model, inputs, find, head_reduction=options.heads, relu=options.relu, baseline=baseline
+        )
 
     def _target(self, logits: torch.Tensor, index: int) -> Target:
         position = None
@@ -89,3 +95,12 @@ class TargetCapture:
             position = position_of_head(self.model, self.tokenizer, self.read[index], asked, is_causal)
         of_class = logits if position is None else logits[position]
         return target_of(self.model, self.tokenizer, of_class.detach(), self.asked[index], position)
+
+
+def _baseline_of(model: PreTrainedModel, tokenizer: Any, inputs: Given, options: Options) -> Baseline | None:
+    """Return what the inputs are compared with; `None` where nothing was asked for."""
+    if options.baseline is None:
+        return None
+    if inputs.signals is not None or any(sample.decoder is not None for sample in inputs.samples):
+        raise OptionError("a baseline replaces the words of a text that one stack of layers reads: leave it out here")
+    return find_baseline(model, tokenizer, options.baseline)

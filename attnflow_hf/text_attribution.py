@@ -45,8 +45,8 @@ class TextAttributionPipeline(_Pipeline):  # type: ignore[misc]
     - `words`: also sum the scores over words (default `False`).
     - `truncation`: cut texts that are longer than the model can read (default `False`: they are an error).
     - Those of `Attributor.__call__`: `backend`, `layer`, `output_position`, `head_reduction`, `residual_weight`,
-      `edge_weights`, `target` (one for all texts), `normalize_rows`, `relu`, `normalize`, `special_tokens`,
-      `first_token`, `position_correction`, `keep`, `n_permutations`, `seed`.
+      `edge_weights`, `target` (one for all texts), `normalize_rows`, `relu`, `baseline`, `normalize`,
+      `special_tokens`, `first_token`, `position_correction`, `keep`, `n_permutations`, `seed`.
 
     And as of every pipeline `batch_size`, `num_workers`, `device`, `dtype`.
     """

@@ -41,7 +41,7 @@ ROWS = [
     ["options", "captured_graph", "signals", "attention_function", "probe_checks", "probe_inputs", "rollout_fold"],
     ["targets", "block_watch", "transformed_weights"],
     ["probe_hooks", "inputs", "decoder_inputs", "forward_pass", "backends.rollout_numpy", "backends.flow_networkx"],
-    ["backends.flow_numba", "probe", "generation", "given", "layer_recorder"],
+    ["backends.flow_numba", "probe", "generation", "given", "layer_recorder", "baselines"],
     ["readout", "backends", "capture", "pipeline_tokens", "grad_attention"],
     ["reader", "loading", "shapley", "page_flows", "grad_capture", "unlimited", "layer_capture"],
     ["scoring", "entities", "pooling", "page", "target_capture"],
@@ -78,7 +78,7 @@ HUGGING_FACE |= {"pipeline_steps", "runs", "text_attribution", "cli_model", "eva
 HUGGING_FACE |= {"measured_run", "grad_capture", "target_capture", "block_watch", "layer_capture", "layer_recorder"}
 TENSORS = {"manifest", "nodes", "run_ray", "pipeline_tokens", "query_blocks", "rollout_fold", "signals", "inputs"}
 TENSORS |= {"decoder_inputs", "attached", "pooling", "evaluation.cost", "targets", "grad_attention"}
-TENSORS |= {"captured_layer", "transformed_weights"}
+TENSORS |= {"baselines", "captured_layer", "transformed_weights"}
 TENSORS |= {"evaluation.outputs", "evaluation.edits", "evaluation.embedded", "evaluation.captum_scores"}
 NUMBERS_OF_PLOTS = {"plot.subjects", "plot.ribbons"}
 OF_EVALUATION = {"evaluation.table", "evaluation.agreement_rows", "evaluation.faithfulness_rows"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from attnflow_hf.errors import BoolArray, TextError, TokenizerError, check_choice
+from attnflow_hf.baselines import token_for
+from attnflow_hf.errors import BoolArray, TextError, check_choice
 from attnflow_hf.inputs import Sample
-from attnflow_hf.model_facts import n_embeddings
 from attnflow_hf.scoring import Wrapped
 from attnflow_hf.targets import Target
 
@@ -49,15 +49,8 @@ def find_replacement(wrapped: Wrapped, name: str) -> Replacement:
     check_choice("replacement", name, REPLACEMENTS)
     if name == "drop":
         return Replacement(name)
-    ids = {each: getattr(wrapped.tokenizer, f"{each}_token_id", None) for each in REPLACEMENTS if each != "drop"}
-    token_id = ids[name]
-    if token_id is None:
-        known = ", ".join([repr(each) for each, value in ids.items() if value is not None] + ["'drop'"])
-        raise TokenizerError(f"replacement {name!r} needs a tokenizer that has a token for it; here use {known}")
-    limit = n_embeddings(wrapped.model)
-    if limit is not None and token_id >= limit:
-        raise TokenizerError(f"the {name} token has id {token_id}, but the model knows only {limit} ids; use 'drop'")
-    return Replacement(name, int(token_id), str(wrapped.tokenizer.convert_ids_to_tokens(token_id)))
+    token_id = token_for(wrapped.model, wrapped.tokenizer, name, "replacement", ("drop",))
+    return Replacement(name, token_id, str(wrapped.tokenizer.convert_ids_to_tokens(token_id)))
 
 
 def editable(

@@ -154,7 +154,7 @@ def _numbers(n: int) -> tuple[str, ...]:
 def name_of(attribution: Attribution) -> str:
     """Return a method's name in words, and other edge weights than attention."""
     if attribution.edge_weights != "attention":
-        return f"{attribution.method} on {attribution.edge_weights}"
+        return f"{attribution.method} on {attribution.edges_name}"
     return _METHODS.get(attribution.method, attribution.method)
 
 
