@@ -698,9 +698,11 @@ def test_the_example_of_edge_weights_runs(there: Path) -> None:
     rows = ResultTable.load("out/results.json").where(prediction="all", metric="deletion_area").rows
     chefer = "(grad_attention, head_reduction mean, relu before)"
     grad = [f"{method} (grad_attention)" for method in ("raw", "rollout", "flow", "column_sum")]
+    others = [f"{method} (grad_attention, baseline mask)" for method in ("raw", "rollout", "flow")]
+    free = [*(f"{method} (alti)" for method in ("raw", "rollout", "flow")), "rollout (norms)", "flow (norms)"]
     assert [row["method"] for row in rows] == [
-        *("random", "raw", "rollout", "flow", "rollout (residual_weight 0.8)", *grad),
-        *(f"rollout {chefer}", f"flow {chefer}", "gradient_x_input"),
+        *("random", "raw", "rollout", "flow", "rollout (residual_weight 0.8)", *grad, *others),
+        *(f"rollout {chefer}", f"flow {chefer}", *free, "gradient_x_input"),
         *("integrated gradients (PAD)", "integrated gradients (MASK)", "blank_out"),
     ]
     assert {row["compared_with"] for row in rows} == {None, "integrated gradients (PAD)"}

@@ -194,7 +194,7 @@ def test_every_option_of_options_is_taken():
     ("options", "message"),
     [
         ({"residual_wieght": 0.1}, "unknown option 'residual_wieght'; did you mean 'residual_weight'"),
-        ({"zzz": 1}, "unknown option 'zzz'. The text-attribution pipeline takes backend, edge_weights, first_token, "),
+        ({"zzz": 1}, "unknown option 'zzz'. The text-attribution pipeline takes backend, baseline, edge_weights, "),
         ({"method": "gradient"}, "unknown method 'gradient'; choose one of 'flow', 'flow_shapley', 'raw', 'rollout'"),
         ({"method": []}, "method must be a method or a list of them"),
         ({"method": ["raw", "raw"]}, "methods must differ"),
