@@ -276,9 +276,11 @@ def _render_json(attributions: list[Attribution], words: bool, to_screen: bool) 
 
 def _title(attribution: Attribution) -> str:
     model = f"model {attribution.model_name}, layer {attribution.layer}, output position {attribution.position_name}"
-    target = attribution.target and f"{attribution.edges_name} of {attribution.target.describe('target')}"
+    edges = None if attribution.edge_weights == "attention" else f"edge weights {attribution.edges_name}"
+    if attribution.target:
+        edges = f"{attribution.edges_name} of {attribution.target.describe('target')}"
     prediction = attribution.prediction and attribution.prediction.describe()
-    return "\n".join(line for line in (model, prediction, target) if line)
+    return "\n".join(line for line in (model, prediction, edges) if line)
 
 
 _RENDERERS = {"table": _render_table, "json": _render_json}

@@ -332,6 +332,7 @@ def test_other_edge_weights_reach_the_result(kind: str, run: Run) -> None:
     wanted = small_attributor()(TEXT, method="flow", backend="networkx", edge_weights=kind)
     assert values == wanted.to_dict()
     assert (values["edge_weights"], values["residual_weight"]) == (kind, "measured")
+    assert f"\nedge weights {kind}\n" in run("explain", TEXT, *FLOW, "--edge-weights", kind).out
 
 
 def test_edge_weights_of_ones_own_reach_the_result(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
