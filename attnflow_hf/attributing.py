@@ -13,6 +13,7 @@ from attnflow_hf.errors import CaptureError, OptionError
 from attnflow_hf.generation import prefixes
 from attnflow_hf.given import Given
 from attnflow_hf.inputs import Sample
+from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.model_facts import input_device
 from attnflow_hf.options import Options
 from attnflow_hf.prediction import Prediction, predict_token
@@ -125,6 +126,27 @@ def _n_threads(lengths: Sequence[int]) -> int:
     """
     is_long = len(lengths) > 1 and sum(lengths) >= _LONG * len(lengths)
     return min(len(lengths), n_cores()) if is_long else 0
+
+
+def graph_of(wrapped: Wrapped, inputs: Given, method: str, options: Options) -> LayerGraph:
+    """Return the layer graph that a method reads of one input.
+
+    Args:
+        wrapped: The model and its tokenizer.
+        inputs: What `given` made of one text or encoding.
+        method: Which method; its residual weight is in the edges.
+        options: How.
+
+    Raises:
+        AttnFlowError: One of its children says what came, what is needed and what to do.
+    """
+    choose_backend(method, "auto", 0)
+    if options.keep != "layers":
+        raise OptionError("a layer graph has all layers: keep='rollout' keeps none of them")
+    readings = [reading for _, reading in _read(wrapped, inputs, options)]
+    if len(readings) != 1:
+        raise OptionError(f"a layer graph is that of one text, got {len(readings)}; call it for each")
+    return readings[0].graph(options.residual_of(method), normalize_rows=options.divides_rows)
 
 
 def attribute_reading(wrapped: Wrapped, reading: Reading, method: str, options: Options) -> Attribution:

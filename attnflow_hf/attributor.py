@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from attnflow_hf.attentions import HeadReduction
-from attnflow_hf.attributing import attribute_all, attribute_generated
+from attnflow_hf.attributing import attribute_all, attribute_generated, graph_of
 from attnflow_hf.attribution import Attribution
 from attnflow_hf.backends import PAPER_METHODS
 from attnflow_hf.capture import report_on
@@ -22,6 +22,7 @@ from attnflow_hf.explained_page import explained_page
 from attnflow_hf.generation import generate
 from attnflow_hf.given import given, is_single
 from attnflow_hf.inputs import Text
+from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.loading import load_model
 from attnflow_hf.options import Options, OutputPosition, check_generation_options
 from attnflow_hf.page import Page
@@ -320,6 +321,43 @@ class Attributor:
             raise OptionError(f"compare takes one text, got an encoding of {len(results)}; call it for each")
         return results[0]
 
+    def layer_graph(
+        self,
+        inputs: Text | Mapping[str, Any],
+        *,
+        method: str = "flow",
+        options: Options | None = None,
+        text_target: str | None = None,
+        truncation: bool = False,
+    ) -> LayerGraph:
+        """Return the layer graph of one text that a method reads, for certificates, paths and cuts.
+
+        Its edges are those of the options' edge weights, rows divided or not, with the method's residual weight: without
+        limit on the diagonal where that is `"unlimited"`. Nodes are the text's tokens, an attention sink in front where
+        the model has one, and the decoder's tokens behind the encoder's (each of its layers is two of the graph).
+
+        Args:
+            inputs: As in `compare`; so are `text_target` and `truncation`.
+            method: Whose residual weight the edges have.
+            options: The options of `__call__`; those of the readout change no graph.
+            text_target: What a decoder reads.
+            truncation: Whether a text may be cut.
+
+        Raises:
+            AttnFlowError: As `__call__`; `OptionError` if `inputs` holds more than one text.
+
+        Example:
+            >>> from attnflow_hf import Attributor, Options, flow
+            >>> attributor = Attributor.from_pretrained()
+            >>> graph = attributor.layer_graph("the key to the cabinets", options=Options(edge_weights="alti"))
+            >>> result = flow(graph, layer=1, output_positions=[0], certificate=True)
+            >>> bool(graph.cut_capacity(result.cuts[0, 2]).round(6) == result.values[0, 2].round(6))
+            True
+        """
+        _check_one_text("layer_graph", inputs, [method])
+        asked = given(self.model, self.tokenizer, inputs, truncation=truncation, text_target=text_target)
+        return graph_of(self.wrapped, asked, method, options or Options())
+
     def page(
         self,
         inputs: Text | Mapping[str, Any],
@@ -398,4 +436,5 @@ class Attributor:
 def _check_one_text(name: str, inputs: object, methods: object) -> None:
     """Raise `OptionError` unless a method of the attributor was given one text and several methods."""
     if isinstance(methods, str) or isinstance(inputs, list):
-        raise OptionError(f"{name} takes one text and a list of methods; call it for each text")
+        several = "" if name == "layer_graph" else " and a list of methods"
+        raise OptionError(f"{name} takes one text{several}; call it for each text")

@@ -107,8 +107,9 @@ def _printed(row: Row | None, value: str, spread: str, decimals: int) -> str:
     text = print_number(number, decimals)
     if spread == "std" and row.get("std") is not None:
         return f"{text} ± {print_number(row['std'], decimals)}"
-    if spread == "interval" and row.get("low") is not None:
-        return f"{text} [{print_number(row['low'], decimals)}, {print_number(row['high'], decimals)}]"
+    low, high = (row.get(f"{value}_{end}", row.get(end)) for end in ("low", "high"))  # a difference has its own
+    if spread == "interval" and low is not None and high is not None:
+        return f"{text} [{print_number(low, decimals)}, {print_number(high, decimals)}]"
     return text
 
 

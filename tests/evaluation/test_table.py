@@ -230,3 +230,14 @@ def test_columns_beside_a_pivot_are_printed_once(table):
         found.to_markdown(columns="layer", beside=["price"])
     with pytest.raises(OptionError, match="spread, best and beside go with columns"):
         found.to_markdown(beside=beside)
+
+
+def test_a_difference_has_its_own_interval():
+    rows = [
+        {"method": "a", "metric": "m", "value": 0.5, "low": 0.4, "high": 0.6}
+        | {"difference": 0.125, "difference_low": 0.0, "difference_high": 0.25}
+    ]
+    table = ResultTable.from_rows(rows)
+    for value, printed in (("difference", "0.125 [0.000, 0.250]"), ("value", "0.500 [0.400, 0.600]")):
+        markdown = table.to_markdown(columns="metric", rows=["method"], value=value, spread="interval")
+        assert f"| a | {printed} |" in markdown
