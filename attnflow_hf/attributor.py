@@ -332,9 +332,9 @@ class Attributor:
     ) -> LayerGraph:
         """Return the layer graph of one text that a method reads, for certificates, paths and cuts.
 
-        Its edges are those of the options' edge weights, rows divided or not, with the method's residual weight: without
-        limit on the diagonal where that is `"unlimited"`. Nodes are the text's tokens, an attention sink in front where
-        the model has one, and the decoder's tokens behind the encoder's (each of its layers is two of the graph).
+        Its edges are those of the options' edge weights, rows divided or not, with the method's residual weight; on the
+        diagonal without limit where that is `"unlimited"`. Nodes are the text's tokens, in front of them an attention
+        sink where the model has one, and behind the encoder's the decoder's (each of its layers is two of the graph).
 
         Args:
             inputs: As in `compare`; so are `text_target` and `truncation`.
