@@ -192,6 +192,13 @@ def test_weights_of_one_block_are_there_at_a_time(monkeypatch):
             OptionError,
             "that one stack of layers reads",
         ),
+        (
+            lambda: Attributor(gpt2("GPT2ForSequenceClassification"), tokenizer(template=""))(
+                TEXTS[0], **GRADS, baseline="pad"
+            ),
+            OptionError,
+            "by which GPT2ForSequenceClassification finds where a text ends",
+        ),
     ],
 )
 def test_what_it_is_not_for(make_call, error, message):
