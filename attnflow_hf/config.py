@@ -59,6 +59,9 @@ _NOT_OF_RUN = {
     "progress",
 }  # sections, or of the command
 _BESIDE = {"scorer": ("options", "layer"), "compared_with": ("scorer", "options", "layer")}  # what they speak of
+_BESIDE_EDGE_WEIGHTS = dict.fromkeys(
+    ("target", "baseline", "residual_weight", "head_reduction", "keep", "position_correction"), ("edge_weights",)
+)
 _SHORT = {"model": "name", "dataset": "path"}  # a section may be given by this key's value alone
 
 
@@ -248,7 +251,7 @@ def _faults(
     for section, key in required:
         if key not in sections[section] and "" not in sections[section]:
             yield f"{dotted(section, key)}: missing; every run needs it"
-    faults = list(choice_faults(_checked_options, right["options"], "options"))
+    faults = list(choice_faults(_checked_options, right["options"], "options", _BESIDE_EDGE_WEIGHTS))
     yield from faults
     top = right[""]
     yield from choices(top if faults else {**top, "options": Options(**right["options"])})

@@ -53,6 +53,7 @@ FULL: dict[str, Any] = {
         "target": None,
         "normalize_rows": False,
         "relu": "before",
+        "baseline": None,
         "normalize": "max",
         "special_tokens": "drop",
         "first_token": "zero",
@@ -412,6 +413,17 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     names = ["words", "methd", "dataset.splt", "options.layer", "dataset.path", "output"]
     names += ["options.keep", "options.normalize", "method"]
     assert sorted(line.partition(":")[0] for line in found) == sorted(names)
+
+
+def test_options_are_judged_with_their_edge_weights(tmp_path: Path) -> None:
+    options = {"edge_weights": "grad_attention", "target": 1, "baseline": "mask", "normalize": "l2"}
+    (line,) = faults(tmp_path, {**LEAST, "options": options})
+    assert line.startswith("options.normalize: unknown normalize 'l2'")
+    options = {"edge_weights": "alti", "residual_weight": "measured", "keep": "rollout"}
+    (line,) = faults(tmp_path, {**LEAST, "options": options})
+    assert line.startswith("options.keep: edge_weights='alti' are no shares of attention")
+    (line,) = faults(tmp_path, {**LEAST, "options": {"edge_weights": "alty", "target": 1}})
+    assert line.startswith("options.edge_weights: unknown edge_weights 'alty'")
 
 
 def test_the_valid_keys_are_listed_once_for_each_section(tmp_path: Path) -> None:
