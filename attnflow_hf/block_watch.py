@@ -121,7 +121,7 @@ class BlockWatch:
             elif self.projected is not None and self.joined is None and self._is_sum(given):
                 self.joined = module, given, output
         elif self.carried is not None and self.projected is None and _are_same(given, self.carried):
-            self.projected, self.weight = output, _weight_of(module)
+            self.projected, self.weight = output, _weight_of(module, given, output)
 
     def _is_sum(self, given: torch.Tensor) -> bool:
         assert self.entered is not None
@@ -138,7 +138,7 @@ class BlockWatch:
         if self.joined is None:
             return "the attention's projected output is not added to the layer's input, with a norm behind the sum"
         if self.weight is None:
-            return "the attention's output projection is quantized"
+            return "the attention's output projection does not multiply by its weight alone (is it quantized?)"
         assert self.entered is not None
         norm, total, normed = self.joined
         if not is_normed_last:
@@ -158,13 +158,19 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Norm")
 
 
-def _weight_of(module: nn.Module) -> torch.Tensor | None:
-    """Return the weight of a linear module, `[in, out]`; `None` where it is quantized."""
-    weight = module.weight
+def _weight_of(module: nn.Module, given: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
+    """Return the weight of a linear module, `[in, out]`; `None` where it does not make this output of what is given.
+
+    Quantized weights are integers, or floating-point numbers of 8 bits with a scale beside them.
+    """
+    weight, bias = module.weight, module.bias
     assert isinstance(weight, torch.Tensor)
     if not weight.is_floating_point():
         return None
-    return weight if isinstance(module, Conv1D) else weight.T
+    weight = weight if isinstance(module, Conv1D) else weight.T
+    made = given @ weight.to(given.dtype)
+    made = made if bias is None else made + bias.to(given.dtype)  # type: ignore[operator]
+    return weight if _are_same(made, output) else None
 
 
 def _are_same(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -85,7 +85,8 @@ EDGE_WEIGHTS: dict[str, EdgeWeights] = {
 the gradient of the explained class's logit with respect to them (Chefer et al. 2021). `alti`: how close what comes from
 a token is to the block's output (Ferrando et al. 2022). `norms`: how long it is (Kobayashi et al. 2021). And those that
 `register_edge_weights` was given."""
-_BUILT_IN = frozenset(EDGE_WEIGHTS)
+BUILT_IN = frozenset(EDGE_WEIGHTS)
+"""Those that every process knows."""
 
 
 def register_edge_weights(
@@ -123,8 +124,8 @@ def register_edge_weights(
         >>> attributor("the key to the cabinets", method="rollout", edge_weights="value_norms").edge_weights
         'value_norms'
     """
-    if not isinstance(name, str) or not name or name in _BUILT_IN or ":" in name:
-        raise OptionError(f"name must be a word without ':', and none of {', '.join(sorted(_BUILT_IN))}, got {name!r}")
+    if not isinstance(name, str) or not name or name in BUILT_IN or ":" in name:
+        raise OptionError(f"name must be a word without ':', and none of {', '.join(sorted(BUILT_IN))}, got {name!r}")
     if not isinstance(normalize_rows, bool):
         raise OptionError(f"normalize_rows must be True or False, got {normalize_rows!r}")
     residual: ResidualNumber = "measured" if residual_weight == "measured" else residual_number(residual_weight)
@@ -148,7 +149,12 @@ def edge_weights_of(name: object) -> EdgeWeights:
         function = _imported(name)
         known = [each for each in EDGE_WEIGHTS.values() if each.function is function]  # it has registered itself
         EDGE_WEIGHTS[name] = replace(known[0]) if known else _by_function(function, True, 0.5)
-    check_choice("edge_weights", name, EDGE_WEIGHTS)
+    try:
+        check_choice("edge_weights", name, EDGE_WEIGHTS)
+    except OptionError as error:
+        raise OptionError(
+            f"{error}; those of register_edge_weights are known in the process that called it, 'module:function' in all"
+        ) from None
     return EDGE_WEIGHTS[str(name)]
 
 

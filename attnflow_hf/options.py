@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
 import numpy as np
 
 from attnflow_hf.attentions import HeadReduction, check_head_reduction
-from attnflow_hf.edge_weights import BASELINES, OWN, RELU, EdgeWeights, ResidualNumber, check_target, edge_weights_of
+from attnflow_hf.edge_weights import (
+    BASELINES,
+    BUILT_IN,
+    OWN,
+    RELU,
+    EdgeWeights,
+    ResidualNumber,
+    check_target,
+    edge_weights_of,
+)
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.layer_graph import residual_number
 from attnflow_hf.position_bias import POSITION_CORRECTIONS
@@ -146,6 +155,16 @@ class Options:
                 "a number from 0 to 1"
             )
         return number
+
+    def with_own_defaults(self) -> Options:
+        """Return the same with the defaults of edge weights of one's own written out, as a file must tell them.
+
+        They are known where the function is, and may be others when it is registered again.
+        """
+        if self.edge_weights in BUILT_IN:
+            return self
+        residual = self.recorded_residual("flow") if self.residual_weight == "auto" else self.residual_weight
+        return replace(self, normalize_rows=self.divides_rows, residual_weight=residual)
 
     def recorded_residual(self, method: str) -> float | Literal["measured", "unlimited"]:
         """Return the residual weight of a method as an attribution records it."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from attnflow_hf.attentions import plain_heads
 from attnflow_hf.attribution import Attribution
+from attnflow_hf.edge_weights import BUILT_IN, OWN, edge_weights_of
 from attnflow_hf.errors import FileFormatError, IntArray, OptionError
 from attnflow_hf.layer_graph import LayerGraph
 from attnflow_hf.manifest import FILE_NAME, Manifest, Shard, finished
@@ -93,8 +94,7 @@ class _Rows:
                 yield self._sheet(number, row)
 
     def _sheet(self, number: int, row: Mapping[str, Any]) -> Sheet:
-        has_target = Options(**self.settings["options"]).kind.needs_target
-        added = result_schema(self.methods, words=True, layer_graphs=True, targets=has_target).names
+        added = result_schema(self.methods, words=True, layer_graphs=True, targets=self._has_target).names
         own = {*added, self.settings["text_column"], self.settings["text_pair_column"]}
         columns = {name: str(value)[:_MAX_SHOWN] for name, value in row.items() if name not in own}
         heading = f"row {number}"
@@ -109,6 +109,14 @@ class _Rows:
             columns=columns,
             prediction=(row["prediction_label"], row["prediction_probability"]) if row["prediction_label"] else None,
         )
+
+    @property
+    def _edge_weights(self) -> str:
+        return str(self.settings["options"].get("edge_weights", "attention"))
+
+    @property
+    def _has_target(self) -> bool:
+        return self._edge_weights in BUILT_IN and edge_weights_of(self._edge_weights).needs_target
 
     @property
     def _drops(self) -> bool:
@@ -143,8 +151,7 @@ class _Rows:
         self, method: str, tokens: Tokens, row: Mapping[str, Any], graph: SheetGraph | None
     ) -> Attribution:
         options = self.settings["options"]
-        asked = Options(**options)
-        position, heads = row["output_position"], asked.heads
+        position = row["output_position"]
         return Attribution(
             alignment=tokens,
             scores=np.array(row[f"scores_{method}"], dtype=np.float32).astype(np.float64),
@@ -152,16 +159,27 @@ class _Rows:
             backend=options["backend"],
             output_position="mean" if position is None else position,
             layer=options["layer"] if graph is None else options["layer"] % graph.graph.n_layers,
-            head_reduction=plain_heads(heads),
-            residual_weight=asked.recorded_residual(method),
-            edge_weights=asked.edge_weights,
-            normalize_rows=asked.divides_rows,
-            relu=asked.relu if asked.kind.needs_target else None,
-            baseline=asked.baseline,
-            target=target_of_row(row) if asked.kind.needs_target else None,
+            edge_weights=self._edge_weights,
             notes=tuple(row["notes"] or ()),
+            **self._of_edge_weights(method, row),
             **{name: options[name] for name in _SETTINGS},
         )
+
+    def _of_edge_weights(self, method: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how edge weights were made; the function of one's own need not be known here."""
+        options = self.settings["options"]
+        if self._edge_weights not in BUILT_IN:
+            residual = 0.0 if method == "raw" else options["residual_weight"]
+            return {"head_reduction": OWN, "residual_weight": residual, "normalize_rows": options["normalize_rows"]}
+        asked = Options(**options)
+        return {
+            "head_reduction": plain_heads(asked.heads),
+            "residual_weight": asked.recorded_residual(method),
+            "normalize_rows": asked.divides_rows,
+            "relu": asked.relu if self._has_target else None,
+            "baseline": asked.baseline,
+            "target": target_of_row(row) if self._has_target else None,
+        }
 
 
 def _read(path: Path) -> pa.Table:

@@ -73,7 +73,7 @@ class RunSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON gives them back."""
-        values = {**asdict(self), "method": self.methods}
+        values = {**asdict(self), "options": asdict(self.options.with_own_defaults()), "method": self.methods}
         plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda value: value.tolist()))
         return plain
 

@@ -408,6 +408,7 @@ def test_functions_are_found_by_their_place(tmp_path, monkeypatch, registry):
         ({"residual_weight": "measured", "edge_weights": "attention"}, "do not measure the residual's share"),
         ({"residual_weight": "measured", "edge_weights": "grad_attention"}, "do not measure the residual's share"),
         ({"edge_weights": "altis"}, "did you mean 'alti'"),
+        ({"edge_weights": "elsewhere"}, "known in the process that called it, 'module:function' in all"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
@@ -447,10 +448,22 @@ def test_scaled_residuals_are_refused():
         capture_layers(model, INPUTS, "alti")
 
 
-def test_a_quantized_projection_is_refused(monkeypatch):
+class ScaledLinear(torch.nn.Linear):
+    """As linear layers of 8 bits are: what it multiplies by is not its weight alone."""
+
+    def forward(self, given):
+        return torch.nn.functional.linear(given, self.weight.float() * 0.5, self.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn, torch.int8])
+def test_a_quantized_projection_is_refused(dtype):
     model = bert()
-    monkeypatch.setattr("attnflow_hf.block_watch._weight_of", lambda module: None)
-    with pytest.raises(CaptureError, match="output projection is quantized"):
+    for layer in model.bert.encoder.layer:
+        plain, scaled = layer.attention.output.dense, ScaledLinear(32, 32)
+        weight = (2 * plain.weight).detach().to(dtype)
+        scaled.weight, scaled.bias = torch.nn.Parameter(weight, requires_grad=False), plain.bias
+        layer.attention.output.dense = scaled
+    with pytest.raises(CaptureError, match="output projection does not multiply by its weight alone"):
         capture_layers(model, INPUTS, "alti")
 
 
@@ -503,3 +516,31 @@ def test_pipelines_generation_and_runs(tmp_path):
     generated = causal.generate(TEXTS[0], max_new_tokens=2, method="rollout", options=options)
     text = causal(TEXTS[0], method="rollout", edge_weights="alti")
     np.testing.assert_allclose(generated[0].scores, text.scores, atol=2e-5)
+
+
+def test_the_page_of_a_run_needs_no_function_of_ones_own(tmp_path, registry):
+    register_edge_weights("mine", residual_weight=0.8, normalize_rows=False)(lambda layer: layer.attention.mean(0))
+    (tmp_path / "seen_edges.py").write_text("def plain(layer):\n    return layer.attention.mean(0)\n")
+    attributor, rows = Attributor(bert(), tokenizer()), Dataset.from_dict({"text": TEXTS})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        for folder, name in (("a", "mine"), ("b", "seen_edges:plain")):
+            options = Options(edge_weights=name)
+            run_dataset(rows, attributor, tmp_path / folder, method=["raw", "rollout"], options=options)
+    sys.modules.pop("seen_edges")
+    for name in ("mine", "seen_edges:plain"):
+        del EDGE_WEIGHTS[name]  # as in another process
+    raw, rollout_of_own = page_of_run(tmp_path / "a").sheets[0].attributions
+    assert (raw.residual_weight, rollout_of_own.residual_weight) == (0, 0.8)
+    assert (rollout_of_own.edge_weights, rollout_of_own.normalize_rows, raw.head_reduction) == ("mine", False, "own")
+    assert page_of_run(tmp_path / "b").sheets[0].attributions[1].residual_weight == 0.5
+
+
+def test_a_run_goes_on_with_the_defaults_that_it_began_with(tmp_path, registry):
+    attributor, rows = Attributor(bert(), tokenizer()), Dataset.from_dict({"text": TEXTS})
+    for residual_weight in (0.8, 0.5):
+        register_edge_weights("mine", residual_weight=residual_weight)(lambda layer: layer.attention.mean(0))
+        if residual_weight == 0.8:
+            run_dataset(rows, attributor, tmp_path, options=Options(edge_weights="mine"))
+    with pytest.raises(OptionError, match=r"settings.options.residual_weight: 0.8 there, 0.5 asked"):
+        run_dataset(rows, attributor, tmp_path, options=Options(edge_weights="mine"))
