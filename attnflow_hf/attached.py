@@ -60,7 +60,7 @@ class Attached:
         if self.options.kind.needs_target:
             return self._read_target(forward, inputs, tokens, report, store)
         if not self.options.kind.are_attention:
-            layers = LayerCapture(model, report, store, inputs.get("attention_mask"), self.options.edge_weights)
+            layers = LayerCapture(model, report, store, inputs, self.options.edge_weights)
             with layers.capturing(), ExitStack() as stack:
                 decoder_ids = stack.enter_context(decoder_watched(model, layers.recorder)) if with_decoder else []
                 outputs = forward(inputs)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from attnflow_hf.capture import Capture, Store, report_on, runner_of, with_additive_mask
-from attnflow_hf.capture_report import CaptureReport
+from attnflow_hf.capture_report import DECODER, ENCODER, CaptureReport
 from attnflow_hf.edge_weights import edge_weights_of
 from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import call, capturing
@@ -36,7 +36,7 @@ def capture_layers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], e
     """
     inputs = with_additive_mask(inputs, model)
     report = report_on(model, with_decoder="decoder_input_ids" in inputs, like=inputs)
-    capture = LayerCapture(model, report, Store(report, inputs), inputs.get("attention_mask"), edge_weights)
+    capture = LayerCapture(model, report, Store(report, inputs), inputs, edge_weights)
     with capture.capturing():
         outputs = call(runner_of(model, report.has_decoder), inputs)
     return capture.finish(outputs.get("logits"))
@@ -49,7 +49,8 @@ class LayerCapture:
         model: The model; it is given back as it came.
         report: How it is captured.
         store: Keeps the matrices.
-        attention_mask: `[batch, token]`, 0 for padding; or `None`. One of pairs hides no token as a whole.
+        inputs: What the model reads, of which masks `[batch, token]` tell the padding of encoder and decoder. One of
+            pairs hides no token as a whole.
         edge_weights: The name of the function.
     """
 
@@ -58,14 +59,15 @@ class LayerCapture:
         model: PreTrainedModel,
         report: CaptureReport,
         store: Store,
-        attention_mask: torch.Tensor | None,
+        inputs: Mapping[str, torch.Tensor],
         edge_weights: str,
     ) -> None:
         """Take note of what is wanted."""
         self.model, self.report, self.store = model, report, store
         self.residuals: dict[int, torch.Tensor] = {}
         self.function = edge_weights_of(edge_weights).resolve()
-        real = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask.bool()
+        masks = {ENCODER: inputs.get("attention_mask"), DECODER: inputs.get("decoder_attention_mask")}
+        real = {part: mask.bool() for part, mask in masks.items() if mask is not None and mask.ndim == 2}
         runner = runner_of(model, report.has_decoder)
         self.recorder = LayerRecorder(
             runner, report, edge_weights, self.function, real, store.put, self.residuals.__setitem__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from attnflow_hf.attention_function import Recorder
 from attnflow_hf.block_watch import BlockWatch, Surroundings
-from attnflow_hf.capture_report import CROSS, DECODER, CaptureReport
+from attnflow_hf.capture_report import DECODER, ENCODER, CaptureReport
 from attnflow_hf.captured_layer import Block, CapturedLayer
 from attnflow_hf.errors import AttnFlowError, CaptureError
 
@@ -38,7 +38,7 @@ class LayerRecorder(Recorder):
         report: How it is captured.
         name: What the edge weights are called.
         function: Makes those of a layer.
-        real: Which tokens are no padding, bool `[batch, token]`; `None` for all. A decoder's are all real.
+        real: Which tokens are no padding, bool `[batch, token]`, of encoder and decoder; all, where that is not told.
         put: Called with the index of each attention and its `[batch, query, key]`, nonnegative float32 on the model's
             device, zero for padding; with a column of zeros in front for a sink.
         put_residual: Called with the same index and `[batch, query]`, where the function tells the residual's part.
@@ -50,7 +50,7 @@ class LayerRecorder(Recorder):
         report: CaptureReport,
         name: str,
         function: EdgeFunction,
-        real: torch.Tensor | None,
+        real: Mapping[str, torch.Tensor],
         put: Callable[[int, torch.Tensor], None],
         put_residual: Callable[[int, torch.Tensor], None],
     ) -> None:
@@ -125,8 +125,8 @@ class LayerRecorder(Recorder):
         sites = self.report.sites
         site = sites[min(attention.index, len(sites) - 1)]  # too many are told of at the end
         weights, values = attention.weights[row], attention.values
-        queries = self._own(row, weights.shape[1], is_decoder=site.part in (DECODER, CROSS), like=weights)
-        keys = self._own(row, weights.shape[2], is_decoder=site.part == DECODER, like=weights)
+        queries = self._own(row, weights.shape[1], ENCODER if site.part == ENCODER else DECODER, like=weights)
+        keys = self._own(row, weights.shape[2], DECODER if site.part == DECODER else ENCODER, like=weights)
         if isinstance(values, torch.Tensor):
             values = values[row].repeat_interleave(len(weights) // values.shape[1], dim=0)[:, keys].float()
         if isinstance(surroundings, str):
@@ -136,15 +136,16 @@ class LayerRecorder(Recorder):
         own = weights[:, queries[:, None], keys].float()
         return CapturedLayer(site.layer, site.part, own, values, around), queries, keys
 
-    def _own(self, row: int, length: int, *, is_decoder: bool, like: torch.Tensor) -> torch.Tensor:
-        if self.real is None or is_decoder:
+    def _own(self, row: int, length: int, part: str, *, like: torch.Tensor) -> torch.Tensor:
+        real = self.real.get(part)
+        if real is None:
             return torch.arange(length, device=like.device)
-        if row >= len(self.real) or self.real.shape[1] != length:
+        if row >= len(real) or real.shape[1] != length:
             raise CaptureError(
                 f"{self.report.model} reads other batches than it was given, so that edge_weights={self.name!r} cannot "
                 "tell its padding; give it one text at a time, without an attention_mask"
             )
-        return self.real[row].nonzero()[:, 0]
+        return real[row].nonzero()[:, 0]
 
     def _edges(self, layer: CapturedLayer) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return what the function makes of a layer, checked."""

@@ -518,6 +518,18 @@ def test_pipelines_generation_and_runs(tmp_path):
     np.testing.assert_allclose(generated[0].scores, text.scores, atol=2e-5)
 
 
+def test_functions_see_no_padding_of_decoders(registry):
+    @register_edge_weights("share_of_largest", normalize_rows=False)
+    def share_of_largest(layer: CapturedLayer) -> torch.Tensor:
+        return layer.attention.mean(0) / layer.attention.mean(0).sum(0).max()  # not row by row
+
+    attributor = Attributor(BY_NAME["bart"].build(), tokenizer())
+    options = {"edge_weights": "share_of_largest", "method": "rollout", "normalize": "none"}
+    together = attributor(TEXTS[:2], text_target=["a table", "a cat sat on the mat near"], **options)
+    alone = attributor(TEXTS[0], text_target="a table", **options)
+    np.testing.assert_allclose(together[0].scores, alone.scores, rtol=1e-4, atol=1e-7)
+
+
 def test_the_page_of_a_run_needs_no_function_of_ones_own(tmp_path, registry):
     register_edge_weights("mine", residual_weight=0.8, normalize_rows=False)(lambda layer: layer.attention.mean(0))
     (tmp_path / "seen_edges.py").write_text("def plain(layer):\n    return layer.attention.mean(0)\n")
