@@ -31,10 +31,11 @@ def attach(pipe: Any, *, method: str = "flow", options: Options | None = None) -
     - zero-shot-classification: a list, one for each label, in the order of `labels`.
     - text-generation: a list, one for each generated token.
 
-    On `edge_weights="grad_attention"` a classifier's is that of the class it predicts, or of `target`, from a backward
-    pass beside the pipeline's own forward pass. Where results stand at positions, the text is read once more for each,
-    forward and back, a batch at a time: a mask with its best candidate as target, each token of an entity with the
-    entity's label (of `B-` and `I-` the likelier one), a generated token with itself; `target` replaces the first two.
+    On `edge_weights="grad_attention"` a classifier's is that of the class it predicts, in zero-shot of entailment, or
+    of `target`, from a backward pass beside the pipeline's own forward pass. Where results stand at positions, the text
+    is read once more for each, forward and back, a batch at a time: a mask with its best candidate as target, each
+    token of an entity with the entity's label (of `B-` and `I-` the likelier one), a generated token with itself;
+    `target` replaces the first two.
 
     Args:
         pipe: A pipeline of one of these tasks.

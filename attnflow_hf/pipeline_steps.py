@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -240,6 +241,16 @@ class _TokenClassification(_OfPositions):
 
 
 class _ZeroShot(Attaching):
+    entailment_id: int
+
+    def read(self, forward: Any, inputs: Mapping[str, Any], tokens: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        """Explain entailment, which a label's score is made of, unless the options name another class."""
+        attached, options = self.attnflow, self.attnflow.options
+        if options.kind.needs_target and options.target is None:
+            target = self.entailment_id % self.model.config.num_labels  # -1 where no class is called so
+            attached = replace(attached, options=replace(options, target=target))
+        return attached.read(forward, inputs, tokens)
+
     def put(self, result: Any, readings: list[Reading], outputs: list[Any], finish: Callable[[Any], Any]) -> Any:
         by_label = {output["candidate_label"]: reading for output, reading in zip(outputs, readings, strict=True)}
         result["attributions"] = [self.attnflow.explain(by_label[label]) for label in result["labels"]]
