@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,15 +140,15 @@ def register_edge_weights(
 
 
 def edge_weights_of(name: object) -> EdgeWeights:
-    """Return what edge weights of this name need; those of `"module:name"` are imported, and known from then on.
+    """Return what edge weights of this name need; those of `"module:name"` are imported, as they are now.
 
     Raises:
         OptionError: There are none.
     """
-    if isinstance(name, str) and ":" in name and name not in EDGE_WEIGHTS:
+    if isinstance(name, str) and ":" in name:
         function = _imported(name)
-        known = [each for each in EDGE_WEIGHTS.values() if each.function is function]  # it has registered itself
-        EDGE_WEIGHTS[name] = replace(known[0]) if known else _by_function(function, True, 0.5)
+        known = [each for each in list(EDGE_WEIGHTS.values()) if each.function is function]  # it has registered itself
+        return known[0] if known else _by_function(function, True, 0.5)
     try:
         check_choice("edge_weights", name, EDGE_WEIGHTS)
     except OptionError as error:

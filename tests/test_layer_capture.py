@@ -394,6 +394,11 @@ def test_functions_are_found_by_their_place(tmp_path, monkeypatch, registry):
     ]:
         with pytest.raises(OptionError, match=message):
             attributor(TEXTS[0], edge_weights=place)
+    sys.modules["my_edges"].plain = lambda layer: layer.attention[1]  # as reloaded
+    register_edge_weights("heads", residual_weight=0.75)(sys.modules["my_edges"].first_head)
+    again = attributor(TEXTS[0], method="rollout", edge_weights="my_edges:plain")
+    np.testing.assert_allclose(again.scores, attributor(TEXTS[0], method="rollout", head_reduction=1).scores, atol=1e-6)
+    assert Options(edge_weights="my_edges:first_head").residual_of("flow") == 0.75
     sys.modules.pop("my_edges")
 
 
@@ -540,8 +545,7 @@ def test_the_page_of_a_run_needs_no_function_of_ones_own(tmp_path, registry):
             options = Options(edge_weights=name)
             run_dataset(rows, attributor, tmp_path / folder, method=["raw", "rollout"], options=options)
     sys.modules.pop("seen_edges")
-    for name in ("mine", "seen_edges:plain"):
-        del EDGE_WEIGHTS[name]  # as in another process
+    del EDGE_WEIGHTS["mine"]  # as in another process
     raw, rollout_of_own = page_of_run(tmp_path / "a").sheets[0].attributions
     assert (raw.residual_weight, rollout_of_own.residual_weight) == (0, 0.8)
     assert (rollout_of_own.edge_weights, rollout_of_own.normalize_rows, raw.head_reduction) == ("mine", False, "own")
