@@ -59,7 +59,7 @@ class ScoreSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values."""
-        values: dict[str, Any] = plain(asdict(self))
+        values: dict[str, Any] = plain({**asdict(self), "options": asdict(self.options.with_own_defaults())})
         return values
 
 

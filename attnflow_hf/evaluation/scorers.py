@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from attnflow_hf.backends import METHODS
+from attnflow_hf.edge_weights import BUILT_IN
 from attnflow_hf.errors import OptionError, check_choice
 from attnflow_hf.evaluation.score_settings import IMPORTANCES, ScoreSettings, plain
 from attnflow_hf.evaluation.summary import check_seed
@@ -54,8 +55,16 @@ class Scorer:
         """Return the scorer's name, or where there is more to say a mapping of it, as plain values."""
         if not self.own and self.name == self.method:
             return self.name
-        own: dict[str, Any] = plain({"method": self.method, "name": self.name, **self.own})
+        own: dict[str, Any] = plain({"method": self.method, "name": self.name, **self.own, **self._own_defaults})
         return own
+
+    @property
+    def _own_defaults(self) -> dict[str, Any]:
+        """The defaults of its own edge weights, where they are a function of one's own."""
+        if "edge_weights" not in self.own or self.own["edge_weights"] in BUILT_IN:
+            return {}
+        told = self.settings.options.with_own_defaults()
+        return {"residual_weight": told.residual_weight, "normalize_rows": told.normalize_rows}
 
 
 @dataclass(frozen=True, kw_only=True)

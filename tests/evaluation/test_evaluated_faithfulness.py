@@ -11,7 +11,8 @@ from bag_of_words import bag_of_words
 from datasets import Dataset
 from tiny_models import bert, tokenizer
 
-from attnflow_hf import Attributor, Options, attributing
+from attnflow_hf import Attributor, Options, attributing, register_edge_weights
+from attnflow_hf.edge_weights import EDGE_WEIGHTS
 from attnflow_hf.errors import OptionError, PositionError
 from attnflow_hf.evaluation import (
     Bootstrap,
@@ -387,7 +388,11 @@ def test_costs_stand_beside_each_scorer_and_not_in_the_shards(attributor, tmp_pa
             "residual_weight must be a number from 0 to 1",
         ),
         ({"scorer": [{"method": "raw", "normalize": "max"}]}, OptionError, "unknown setting of the scorer 'raw'"),
-        ({"scorer": [{"method": "raw", "baseline": "mask"}]}, OptionError, "unknown setting of the scorer 'raw'"),
+        (
+            {"scorer": [{"method": "raw", "baseline": "mask"}]},
+            OptionError,
+            "a baseline is for edge weights with a gradient",
+        ),
         ({"scorer": [{"method": "blank_out", "signs": "drop"}]}, OptionError, "unknown setting of the scorer"),
         ({"scorer": [{"method": "column_sum", "residual_weight": 1}]}, OptionError, "unknown setting of the scorer"),
         ({"scorer": [{"method": "random", "seed": 1}]}, OptionError, "unknown setting of the scorer 'random'"),
@@ -454,3 +459,19 @@ def test_bad_options_stop_before_the_first_row(attributor, tmp_path, options, er
     with pytest.raises(error, match=message):
         evaluate(attributor, tmp_path / "out", **options)
     assert not list(tmp_path.glob("out/shard*"))
+
+
+@pytest.mark.parametrize("is_in_options", [True, False])
+def test_a_folder_of_other_defaults_of_ones_own_edge_weights_is_refused(
+    attributor, tmp_path, monkeypatch, is_in_options
+):
+    monkeypatch.setitem(EDGE_WEIGHTS, "mine", EDGE_WEIGHTS["attention"])  # forgotten after the test
+    for residual_weight in (0.5, 0.9):
+        register_edge_weights("mine", residual_weight=residual_weight)(lambda layer: layer.attention.mean(0))
+        asked = {"scorer": [{"method": "rollout", "edge_weights": "mine"}]}
+        if is_in_options:
+            asked = {"scorer": ["rollout"], "options": Options(edge_weights="mine")}
+        if residual_weight == 0.5:
+            evaluate(attributor, tmp_path, TEXTS[:2], **asked)
+    with pytest.raises(OptionError, match="made otherwise"):
+        evaluate(attributor, tmp_path, TEXTS[:2], **asked)
