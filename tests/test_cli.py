@@ -699,7 +699,7 @@ def test_the_example_of_edge_weights_runs(there: Path) -> None:
     rows = ResultTable.load("out/results.json").where(prediction="all", metric="deletion_area").rows
     chefer = "(grad_attention, head_reduction mean, relu before)"
     grad = [f"{method} (grad_attention)" for method in ("raw", "rollout", "flow", "column_sum")]
-    others = [f"{method} (grad_attention, baseline mask)" for method in ("raw", "rollout", "flow")]
+    others = [f"{each.removesuffix(')')}, baseline mask)" for each in grad]
     free = [*(f"{method} (alti)" for method in ("raw", "rollout", "flow")), "rollout (norms)", "flow (norms)"]
     assert [row["method"] for row in rows] == [
         *("random", "raw", "rollout", "flow", "rollout (residual_weight 0.8)", *grad, *others),
