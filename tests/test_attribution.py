@@ -200,7 +200,7 @@ def test_another_version_is_refused(version: object) -> None:
         Attribution.from_dict({**make().to_dict(), "version": version})
 
 
-LATER = {"edge_weights": "attention", "normalize_rows": True, "relu": None, "target": None}
+LATER = {"edge_weights": "attention", "normalize_rows": True, "relu": None, "target": None, "baseline": None}
 FIELDS = [f.name for f in dataclasses.fields(Attribution) if f.name != "alignment"]
 
 
