@@ -11,7 +11,7 @@ import torch
 
 from attnflow_hf.edge_weights import BASELINES
 from attnflow_hf.errors import BoolArray, OptionError, TokenizerError
-from attnflow_hf.model_facts import declares_causal, n_embeddings
+from attnflow_hf.model_facts import counts_by_padding, declares_causal, n_embeddings
 from attnflow_hf.tokens import Tokens
 
 
@@ -58,14 +58,15 @@ def find_baseline(model: Any, tokenizer: Any, name: str) -> Baseline:
 
     Raises:
         TokenizerError: The tokenizer has no such token, or the model does not know it.
-        OptionError: The model's head finds by this token where a text ends.
+        OptionError: The model counts positions by this token, or its head finds by it where a text ends.
     """
     token_id = token_for(model, tokenizer, name, "baseline", ())
     reads_last = type(model).__name__.endswith("ForSequenceClassification") and declares_causal(model)
-    if reads_last and token_id == model.config.get_text_config().pad_token_id:
+    is_padding = token_id == model.config.get_text_config().pad_token_id
+    if is_padding and (reads_last or counts_by_padding(model)):
         raise OptionError(
             f"baseline {name!r} has the id {token_id} of the padding, by which {type(model).__name__} finds where a "
-            "text ends: its head would read another position. Use another baseline"
+            "text ends or counts positions: it would read another text. Use another baseline"
         )
     mask_id = getattr(tokenizer, "mask_token_id", None)
     return Baseline(token_id, None if mask_id is None else int(mask_id))

@@ -67,6 +67,14 @@ def reads_padding(model: PreTrainedModel) -> bool:
     return any(isinstance(module, convolutions) and max(module.kernel_size) > 1 for module in model.modules())
 
 
+def counts_by_padding(model: PreTrainedModel) -> bool:
+    """Return whether positions are counted by ids that are not the padding's, as in RoBERTa."""
+    return any(
+        isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None
+        for name, module in model.named_modules()
+    )
+
+
 def count_layers(config: Any) -> int | None:
     """Return how many layers the config tells of; a decoder half counts under another name than its encoder."""
     if getattr(config, "is_decoder", False) and hasattr(config, "decoder_layers"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES
-from tiny_models import bert, gpt2, llama, make, tokenizer
+from tiny_models import BERT, bert, gpt2, llama, make, tokenizer
 from transformers import pipeline
 
 from attnflow_hf import Attribution, Attributor, Options, attach, attention_function, query_blocks
@@ -204,3 +204,13 @@ def test_weights_of_one_block_are_there_at_a_time(monkeypatch):
 def test_what_it_is_not_for(make_call, error, message):
     with pytest.raises(error, match=message):
         make_call()
+
+
+def test_padding_is_no_baseline_where_positions_are_counted_by_it():
+    model = make(
+        "RobertaConfig", "RobertaForSequenceClassification", **BERT, max_position_embeddings=66, pad_token_id=0
+    )
+    attributor = Attributor(model, tokenizer())
+    with pytest.raises(OptionError, match="counts positions: it would read another text"):
+        attributor(TEXTS[0], **GRADS, baseline="pad")
+    assert attributor(TEXTS[0], **GRADS, baseline="mask").baseline == "mask"
