@@ -114,3 +114,18 @@ def test_a_sentiment_classifier_passes_them_too(minilm, method):
 def test_rollout_and_flow_on_attention_hardly_see_what_upper_layers_have_learned(minilm, method, n_parts):
     """Measured 0.79 with the upper three layers random, and 1.00 with the last one."""
     assert min(minilm.cascade(method, range(1, n_parts + 1), edge_weights="attention", target=None)) > 0.7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_baseline_passes_them_too(embedded, method):
+    head, *_, layers = embedded.cascade(method, [1, 2, 7], baseline="mask")
+    assert head < RANDOM[method]
+    assert layers < ALL_RANDOM
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_alti_sees_what_layers_have_learned_and_not_the_head(embedded, method):
+    """Measured 1 with a random head, as no class is asked, and -0.17 to -0.30 with all layers random."""
+    head, layers = embedded.cascade(method, [1, 7], edge_weights="alti", target=None)
+    assert head == pytest.approx(1)
+    assert layers < ALL_RANDOM
