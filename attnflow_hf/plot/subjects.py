@@ -175,8 +175,8 @@ def subtitle_of(attribution: Attribution) -> str:
 
 
 def meaning_of(attribution: Attribution) -> str:
-    """Return what a score is, for the axis that shows it."""
-    name = name_of(attribution)
+    """Return what a score is, for the axis that shows it; a baseline stands in the title."""
+    name = name_of(attribution).removesuffix(f" (baseline {attribution.baseline})")
     if attribution.position_correction == "uniform":
         name += " over that of the uniform causal graph"
     return {"sum": f"share of {name}", "max": f"{name}, the largest = 1"}.get(attribution.normalize, name)

@@ -501,3 +501,9 @@ def test_without_matplotlib_the_error_says_what_to_install():
     assert "plot_layers" in done.stdout
     assert "OptionError: plots need matplotlib (" in done.stderr
     assert "install it by: pip install 'attnflow_hf[plot]'" in done.stderr
+
+
+def test_a_baseline_stands_in_the_title_alone(attributor):
+    ax = plot_tokens(attributor(TEXT, method="rollout", edge_weights="grad_attention", baseline="mask"))
+    assert any("rollout on grad_attention (baseline mask), layer 5" in each for each in said(ax))
+    assert ax.get_ylabel() == "share of rollout on grad_attention"
