@@ -17,7 +17,7 @@ from attnflow_hf.attributor import Attributor
 from attnflow_hf.baselines import find_baseline
 from attnflow_hf.capture import Capture, Store, report_on
 from attnflow_hf.capture_report import CaptureReport
-from attnflow_hf.errors import CaptureError, OptionError
+from attnflow_hf.errors import CaptureError
 from attnflow_hf.forward_pass import capturing
 from attnflow_hf.given import Given
 from attnflow_hf.grad_capture import GradCapture, outside_inference
@@ -112,11 +112,8 @@ class Attached:
         if name is None:
             return None
         known = [each for each in tokens if each is not None]
-        if len(known) < len(tokens) or model.config.is_encoder_decoder:
-            raise OptionError(
-                "a baseline replaces the words of a text that one stack of layers reads: leave it out here"
-            )
-        return find_baseline(model, self.attributor.tokenizer, name).inputs_of(inputs, known)
+        are_texts = len(known) == len(tokens) and not model.config.is_encoder_decoder
+        return find_baseline(model, self.attributor.tokenizer, name, are_texts=are_texts).inputs_of(inputs, known)
 
     def _reading(
         self,

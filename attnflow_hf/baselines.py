@@ -48,18 +48,22 @@ class Baseline:
         return chosen if self.mask_id is None else chosen & np.asarray(tokens.input_ids != self.mask_id)
 
 
-def find_baseline(model: Any, tokenizer: Any, name: str) -> Baseline:
+def find_baseline(model: Any, tokenizer: Any, name: str, *, are_texts: bool = True) -> Baseline:
     """Return the baseline of that name.
 
     Args:
         model: The model, which must know the token.
         tokenizer: Has the token.
         name: `"mask"`, `"pad"` or `"unk"`.
+        are_texts: Whether the inputs are texts that one stack of layers reads.
 
     Raises:
         TokenizerError: The tokenizer has no such token, or the model does not know it.
-        OptionError: The model counts positions by this token, or its head finds by it where a text ends.
+        OptionError: The inputs are others; or the model counts positions by this token, or its head finds by it where a
+            text ends.
     """
+    if not are_texts:
+        raise OptionError("a baseline replaces the words of a text that one stack of layers reads: leave it out here")
     token_id = token_for(model, tokenizer, name, "baseline", ())
     reads_last = type(model).__name__.endswith("ForSequenceClassification") and declares_causal(model)
     is_padding = token_id == model.config.get_text_config().pad_token_id

@@ -132,10 +132,12 @@ class CapturedLayer:
         """Return the same of each position's own part with the residual's, `[query]`."""
         if self.attention.shape[1] != self.attention.shape[2]:
             raise CaptureError(f"positions of {self.part} attention have no token of their own")
-        carried = self._known.center(self.projected_values)
-        own = torch.einsum("hi,hid->id", self.attention.diagonal(dim1=1, dim2=2), carried)
-        if self._known.scale is not None:
-            own = own * self._known.scale
+        shares, block = self.attention.diagonal(dim1=1, dim2=2), self._known
+        own = torch.empty_like(block.output)
+        for keys in _slices(len(own), _BLOCK // (len(shares) * own.shape[-1])):
+            own[keys] = torch.einsum("hi,hid->id", shares[:, keys], block.center(self._projected(keys)))
+        if block.scale is not None:
+            own *= block.scale
         return function((own + self.residual)[:, None], self.output[:, None])[:, 0]
 
     @property

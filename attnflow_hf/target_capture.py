@@ -101,6 +101,5 @@ def _baseline_of(model: PreTrainedModel, tokenizer: Any, inputs: Given, options:
     """Return what the inputs are compared with; `None` where nothing was asked for."""
     if options.baseline is None:
         return None
-    if inputs.signals is not None or any(sample.decoder is not None for sample in inputs.samples):
-        raise OptionError("a baseline replaces the words of a text that one stack of layers reads: leave it out here")
-    return find_baseline(model, tokenizer, options.baseline)
+    are_texts = inputs.signals is None and all(sample.decoder is None for sample in inputs.samples)
+    return find_baseline(model, tokenizer, options.baseline, are_texts=are_texts)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 import transformers
@@ -16,6 +18,17 @@ OLD = Version(transformers.__version__) < Version("5.23")
 NEEDS_EAGER = {"beit", "gemma2", "nemotron", "t5gemma", "vaultgemma"} if OLD else set()
 """Those whose default attention implementation computes another output, or is a class that tells no weights."""
 SHAPES = {"vision": (3, 32, 32), "audio": (320,), "speech2text": (8, 24)}
+
+
+def counted_version() -> str:
+    """Return the version of Transformers whose architectures the README counts; others may have more or fewer."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    return re.search(r"architectures of Transformers (\d+\.\d+) ", readme).group(1)
+
+
+def is_counted() -> bool:
+    """Return whether that is the version at hand."""
+    return Version(transformers.__version__).release[:2] == Version(counted_version()).release
 
 
 @dataclass(frozen=True)
@@ -326,3 +339,6 @@ ARCHITECTURES = (
     audio("sew-d", "SEWD", SPEECH, max_position_embeddings=64, position_buckets=4),
     audio("audio-spectrogram-transformer", "AST", BERT, shape=(24, 16), patch_size=8, max_length=24, num_mel_bins=16),
 )
+
+PRESENT = [each for each in ARCHITECTURES if Version(each.since) <= Version(transformers.__version__)]
+"""Those that the Transformers at hand builds and runs."""

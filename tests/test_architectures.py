@@ -1,14 +1,11 @@
 """Every architecture of the table is captured exactly, or refused by an error that says why."""
 
-import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
-from architectures import ARCHITECTURES, OLD
-from packaging.version import Version
+from architectures import ARCHITECTURES, OLD, PRESENT, counted_version, is_counted
 
 from attnflow_hf.capture import capture, report_on
 from attnflow_hf.capture_report import STEPS
@@ -55,7 +52,6 @@ if OLD:
     REFUSED |= {"recurrent_gemma": NO_ATTENTION, "diffllama": NO_ATTENTION}
     REFUSED |= {"switch_transformers": "are no probabilities"}
     ONE_BLOCK, TELLS_NOTHING = {"gpt2"}, {"minimax"}
-PRESENT = [each for each in ARCHITECTURES if Version(each.since) <= Version(transformers.__version__)]
 CAPTURED = [each for each in PRESENT if each.name not in REFUSED]
 
 
@@ -141,9 +137,8 @@ def test_the_step_taken_is_told(name, step):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_the_readme_counts_what_is_captured():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    counted = re.search(r"architectures of Transformers (\d+\.\d+) ", readme).group(1)
-    if Version(transformers.__version__).release[:2] != Version(counted).release:
-        pytest.skip(f"the README counts those of Transformers {counted}")
+    if not is_counted():
+        pytest.skip(f"the README counts those of Transformers {counted_version()}")
     reports = [report_on(each.build(), with_decoder=each.kind in DECODED, like=each.inputs()) for each in CAPTURED]
     steps = Counter(report.step for report in reports)
     for step, phrase in (("interface", "the interface"), ("hooks", "hooks"), ("eager", "plain eager attention")):

@@ -163,6 +163,7 @@ def test_weights_of_one_block_are_there_at_a_time(monkeypatch):
     assert len(seen) == 2 * 2 * 3  # two passes up, and once more back, of three layers
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of DeBERTa in older Transformers
 @pytest.mark.parametrize(
     ("make_call", "error", "message"),
     [

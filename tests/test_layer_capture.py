@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from architectures import ARCHITECTURES
+from architectures import ARCHITECTURES, PRESENT, is_counted
 from datasets import Dataset
 from tiny_models import BERT, bert, gpt2, llama, make, tokenizer
 from transformers import pipeline
@@ -32,6 +32,7 @@ from attnflow_hf.layer_capture import capture_layers
 from attnflow_hf.run_page import page_of_run
 
 BY_NAME = {each.name: each for each in ARCHITECTURES}
+JIT = "ignore:.*torch.jit.script:DeprecationWarning"  # of DeBERTa in older Transformers
 IDS = torch.tensor([[2, 7, 8, 9, 11, 12, 13, 5, 6, 3], [2, 14, 5, 6, 7, 8, 3, 0, 0, 0]])
 INPUTS = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
 TEXTS = ["the key to old cabinets", "a cat sat on the table near one another", "key"]
@@ -167,7 +168,8 @@ def law_of(layer: CapturedLayer) -> torch.Tensor:
     return layer.attention.mean(0)
 
 
-@pytest.mark.parametrize("architecture", [each for each in ARCHITECTURES if each.kind != "seq2seq"], ids=str)
+@pytest.mark.filterwarnings(JIT)
+@pytest.mark.parametrize("architecture", [each for each in PRESENT if each.kind != "seq2seq"], ids=str)
 def test_the_parts_sum_to_the_blocks_output_or_the_model_is_refused(architecture, registry):
     model, inputs = architecture.build(), architecture.inputs()
     try:
@@ -175,14 +177,18 @@ def test_the_parts_sum_to_the_blocks_output_or_the_model_is_refused(architecture
     except CaptureError:
         pytest.skip("not captured at all")
     register_edge_weights("law")(law_of)
-    if architecture.name in SEEN:
-        captured = capture_layers(model, inputs, "law")
+    try:
+        captured, why = capture_layers(model, inputs, "law"), ""
+    except CaptureError as error:
+        captured, why = None, str(error)
+    if captured is None:
+        assert "Choose edge_weights='attention' or" in why or "cannot read" in why
+    else:
         assert captured.residuals == ()
         assert not captured.are_attention
-        return
-    with pytest.raises(CaptureError, match=r"Choose edge_weights='attention' or|cannot read") as caught:
-        capture_layers(model, inputs, "law")
-    assert REFUSED.get(architecture.name, "") in str(caught.value)
+    if is_counted():
+        assert (captured is not None) == (architecture.name in SEEN)
+        assert REFUSED.get(architecture.name, "") in why
 
 
 def test_the_readme_counts_them():
@@ -302,6 +308,7 @@ def test_ten_lines_make_edge_weights_of_ones_own(registry):
     np.testing.assert_allclose(again.scores, attributor(TEXTS[0], method="flow").scores, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings(JIT)
 @pytest.mark.parametrize("name", ["albert", "deberta", "xlnet", "gpt_oss", "jamba", "bart", "t5"])
 def test_functions_of_attention_alone_serve_every_architecture(name, registry):
     register_edge_weights("mean")(lambda layer: layer.attention.mean(dim=0))

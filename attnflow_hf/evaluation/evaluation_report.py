@@ -13,6 +13,9 @@ from attnflow_hf.storage import write_text
 _COSTS = ("milliseconds", "peak_memory_mb")
 
 
+_DIFFERENCE = {"value": "difference", "spread": "interval"}
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a results table is turned to be read.
@@ -98,16 +101,12 @@ class EvaluationReport:
         """Return the tables of paired differences, if there are any."""
         found = []
         for title, part in self._parts():
-            rows = [
-                {**row, "value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
-                for row in part.rows
-                if row.get("compared_with") is not None
-            ]
+            rows = [row for row in part.rows if row.get("compared_with") is not None]
             if not rows:
                 continue
             bases = list(dict.fromkeys(row["compared_with"] for row in rows))
             named = f"less {bases[0]}" if len(bases) == 1 else "less that of compared_with"
-            how = {"rows": self.layout.rows, "columns": self.layout.columns, "spread": "interval"}
+            how = {"rows": self.layout.rows, "columns": self.layout.columns}
             whole = f"{title}; {named}, text by text" if self.layout.parts else f"{named}, text by text"
-            found.append(titled.format(whole, getattr(ResultTable.from_rows(rows), form)(**how)))
+            found.append(titled.format(whole, getattr(ResultTable.from_rows(rows), form)(**how, **_DIFFERENCE)))
         return found
